@@ -1,0 +1,102 @@
+"""emolens finds emotion directions in a language model, proves which matter, and shows what they do.
+
+Nothing heavy is loaded before it is used: `import emolens` brings in neither TransformerLens nor
+scikit-learn nor a plotting library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emolens.ablation import ablate_layers as ablate_layers
+    from emolens.activations import Activations as Activations
+    from emolens.attribution import attribute as attribute
+    from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
+    from emolens.corpus import Corpus as Corpus, load_corpus as load_corpus
+    from emolens.decisions import Trial as Trial
+    from emolens.errors import EmolensError as EmolensError
+    from emolens.experiments.reproduce import reproduce as reproduce
+    from emolens.geometry import circumplex as circumplex, similarity as similarity
+    from emolens.hooks import hooked as hooked, reading as reading
+    from emolens.interventions import Ablate as Ablate, Steer as Steer
+    from emolens.model import HookedModel as HookedModel, load as load
+    from emolens.norms import vader_valence as vader_valence
+    from emolens.organism import (
+        organism_behaviour as organism_behaviour,
+        organism_corpus as organism_corpus,
+        organism_neutral as organism_neutral,
+        organism_stories as organism_stories,
+        planted_norms as planted_norms,
+    )
+    from emolens.probes import probe_layers as probe_layers, text_baseline as text_baseline
+    from emolens.readout import logit_lens as logit_lens
+    from emolens.recording import record as record
+    from emolens.sites import Site as Site
+    from emolens.steering import (
+        best_layer as best_layer,
+        dose_response as dose_response,
+        natural_units as natural_units,
+        pushes as pushes,
+    )
+    from emolens.text import Span as Span, Text as Text
+    from emolens.vectors import (
+        EmotionVectors as EmotionVectors,
+        fit_vectors as fit_vectors,
+        load_vectors as load_vectors,
+    )
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "Ablate": "interventions",
+    "Activations": "activations",
+    "Behaviour": "behaviour",
+    "Corpus": "corpus",
+    "EmolensError": "errors",
+    "EmotionVectors": "vectors",
+    "HookedModel": "model",
+    "Site": "sites",
+    "Span": "text",
+    "Steer": "interventions",
+    "Text": "text",
+    "Trial": "decisions",
+    "ablate_layers": "ablation",
+    "attribute": "attribution",
+    "best_layer": "steering",
+    "circumplex": "geometry",
+    "dose_response": "steering",
+    "fit_vectors": "vectors",
+    "hooked": "hooks",
+    "load": "model",
+    "load_behaviour": "behaviour",
+    "load_corpus": "corpus",
+    "load_vectors": "vectors",
+    "logit_lens": "readout",
+    "natural_units": "steering",
+    "organism_behaviour": "organism",
+    "organism_corpus": "organism",
+    "organism_neutral": "organism",
+    "organism_stories": "organism",
+    "planted_norms": "organism",
+    "probe_layers": "probes",
+    "pushes": "steering",
+    "reading": "hooks",
+    "record": "recording",
+    "reproduce": "experiments.reproduce",
+    "similarity": "geometry",
+    "text_baseline": "probes",
+    "vader_valence": "norms",
+}
+__all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the list above is written by hand)
+
+
+def __getattr__(name: str) -> Any:
+    """Bring in a public name's room when the name is first used."""
+    if name in _ROOMS:
+        return getattr(import_module(f"emolens.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'emolens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

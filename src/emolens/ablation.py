@@ -1,0 +1,72 @@
+"""Take a direction away at one layer and see how much of the emotion's behaviour goes with it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.decisions import Trial
+from emolens.controls import random_directions
+from emolens.hooks import hooked
+from emolens.interventions import Ablate, unit
+from emolens.progress import track
+from emolens.sites import Site
+from emolens.steering import HALF_COLUMNS, RANDOM_DIRECTIONS, half_rows
+from emolens.vectors import EmotionVectors
+
+
+def remove(direction: Float[Tensor, " d_model"], mean: Float[Tensor, " d_model"]) -> Ablate:
+    """Set the coordinate along a direction to that of the mean over emotions."""
+    basis = unit(direction)[None]
+    return Ablate(basis, basis @ mean)
+
+
+def ablate_layers(
+    trial: Trial,
+    vectors: EmotionVectors,
+    emotion: str,
+    *,
+    target: float,
+    layers: Sequence[int] | None = None,
+    random_count: int = RANDOM_DIRECTIONS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The behaviour after situations of an emotion, with its direction removed at one layer.
+
+    Removed means: the coordinate along the unit vector is set to that of the mean over emotions,
+    at every position. Random directions are treated the same way.
+
+    Args:
+        trial: prompts whose situations bring the emotion.
+        vectors: fitted on the same model.
+        emotion: whose direction is removed.
+        target: P(behaviour) after neutral situations, where a perfect removal would end.
+        layers: all fitted ones by default.
+        random_count: how many random directions per layer.
+        seed: of the random directions.
+
+    Returns:
+        Columns layer, direction, kind, the columns of a dose-response from half to n,
+        unablated (P without ablation on the same half), target, excess_removed: the share of
+        (unablated - target) that went; 1 is all of it, negative is the wrong way.
+    """
+    chosen = tuple(layers if layers is not None else vectors.layers)
+    whole = pd.DataFrame(half_rows(trial, trial.run()), columns=HALF_COLUMNS).set_index("half").p
+    jobs = []
+    for layer in chosen:
+        column = vectors.column(layer)
+        draws = random_directions(random_count, vectors.mean.shape[-1], seed * 1000 + 500 + layer)
+        named = [(emotion, emotion, vectors.of(emotion)[column])]
+        named += [(f"random {i}", "random", d) for i, d in enumerate(draws)]
+        jobs += [(layer, n, k, remove(d, vectors.mean[column])) for n, k, d in named]
+    rows = []
+    for layer, name, kind, change in track(jobs, f"ablating {emotion}", len(jobs), "runs"):
+        with hooked(trial.model, {Site(layer): change}):
+            decision = trial.run()
+        rows += [(layer, name, kind, *row) for row in half_rows(trial, decision)]
+    table = pd.DataFrame(rows, columns=["layer", "direction", "kind", *HALF_COLUMNS])
+    table["unablated"] = table.half.map(whole)
+    table["target"] = target
+    table["excess_removed"] = (table.unablated - table.p) / (table.unablated - table.target)
+    return table

@@ -1,0 +1,81 @@
+"""Pooled activations of a corpus, with their labels and where they came from."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.errors import CorpusError, SelectionError
+from emolens.provenance import Provenance
+from emolens.text import NEUTRAL
+
+
+@dataclass(frozen=True)
+class Activations:
+    """One residual vector per text and layer: the mean over the picked tokens.
+
+    Attributes:
+        pooled: means over the picked positions, in residual units.
+        layers: 0-based block indices of the second axis.
+        emotions: label of each text.
+        groups: topic or template of each text.
+        residual_norm: mean norm of the residual at the picked tokens, per layer; the unit of
+            steering strengths.
+        provenance: model, texts, positions.
+    """
+
+    pooled: Float[Tensor, "text layer d_model"]
+    layers: tuple[int, ...]
+    emotions: tuple[str, ...]
+    groups: tuple[str, ...]
+    residual_norm: Float[Tensor, " layer"]
+    provenance: Provenance
+
+    def at(self, layer: int) -> Float[Tensor, "text d_model"]:
+        """The pooled residuals after one block.
+
+        Raises:
+            SelectionError: if that layer was not recorded.
+        """
+        if layer not in self.layers:
+            raise SelectionError(
+                f"layer {layer} was not recorded: these activations hold layers {self.layers}"
+            )
+        return self.pooled[:, self.layers.index(layer)]
+
+    def of(self, emotion: str) -> Float[Tensor, "chosen layer d_model"]:
+        """The texts of one emotion.
+
+        Raises:
+            SelectionError: if no text has that label.
+        """
+        rows = [i for i, label in enumerate(self.emotions) if label == emotion]
+        if not rows:
+            raise SelectionError(f"no text of emotion {emotion!r}: there are {self.labels}")
+        return self.pooled[torch.tensor(rows)]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The emotions that occur, neutral left out, in order of first appearance."""
+        return tuple(dict.fromkeys(e for e in self.emotions if e != NEUTRAL))
+
+    def require_emotions(self, least: int = 2) -> None:
+        """See that there is something to tell apart.
+
+        Raises:
+            CorpusError: if fewer than `least` emotions occur.
+        """
+        if len(self.labels) < least:
+            raise CorpusError(
+                f"the corpus has {len(self.labels)} emotion(s) ({', '.join(self.labels) or 'none'})"
+                f": an emotion vector is a difference, give stories of at least {least} emotions"
+            )
+
+    def __repr__(self) -> str:
+        """One line."""
+        texts, layers, width = self.pooled.shape
+        return (
+            f"Activations({texts} texts of {len(self.labels)} emotions, {layers} layers, "
+            f"d_model {width}, model {self.provenance.model!r})"
+        )

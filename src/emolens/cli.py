@@ -1,0 +1,185 @@
+"""The command line: thin commands over the API."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emolens.errors import EmolensError, SelectionError
+
+app = typer.Typer(
+    name="emolens",
+    help="Find emotion directions in a language model, prove which matter, show what they do.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+organism_app = typer.Typer(
+    help="The shipped small model whose causal truth is known.", no_args_is_help=True
+)
+app.add_typer(organism_app, name="organism")
+
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for what comes out [default: emolens-out/<model>-<hash>]"),
+]
+Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+Device = Annotated[str | None, typer.Option(help="For example cuda [default: cpu]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")]
+
+
+def parse_layers(words: str | None) -> list[int] | None:
+    """`"0,2-4"` as [0, 2, 3, 4].
+
+    Raises:
+        SelectionError: for anything else.
+
+    >>> parse_layers("0,2-4")
+    [0, 2, 3, 4]
+    """
+    if words is None:
+        return None
+    found: list[int] = []
+    for part in words.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise SelectionError(f"--layers {words!r} is not a list of layers: write 0,2-4")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def parse_pair(words: str) -> tuple[str, str]:
+    """`"desperate,calm"` as two names.
+
+    Raises:
+        SelectionError: if there are not two.
+    """
+    names = [word.strip() for word in words.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1]:
+        raise SelectionError(f"--emotions {words!r} must name two: the raising and the lowering one")
+    return names[0], names[1]
+
+
+@app.command()
+def reproduce(
+    model: Annotated[
+        str, typer.Option(help="'organism', a Hugging Face folder with safetensors, or a hub id.")
+    ] = "organism",
+    stories: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSONL file or folder: text, emotion, topic a line; the organism has its own."
+        ),
+    ] = None,
+    neutral: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of neutral texts, if no neutral*.jsonl is with the stories."),
+    ] = None,
+    behaviour: Annotated[
+        Path | None,
+        typer.Option(help="JSON: name, target, classes, prompts; the organism has its own."),
+    ] = None,
+    emotions: Annotated[
+        str, typer.Option(help="The emotion to raise the behaviour with and the one to lower it.")
+    ] = "desperate,calm",
+    layers: Annotated[str | None, typer.Option(help="For example 0,2-4 [default: all]")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Vectors saved before, instead of fitting them.")
+    ] = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find, localise, steer, ablate and attribute emotion directions; leave one report.
+
+    In: a model and, unless it is the organism, stories labelled with emotions and neutral texts.
+    Out: report.html, summary.json, tables/*.csv and *.parquet, vectors.safetensors.
+    """
+    from emolens.experiments import reproduce as job
+    from emolens.experiments.report import write_reproduction
+    from emolens.model import ORGANISM, load
+    from emolens.behaviour import load_behaviour
+    from emolens.corpus import load_corpus
+    from emolens.vectors import load_vectors
+
+    pair, chosen = parse_pair(emotions), parse_layers(layers)
+    if model != ORGANISM and stories is None:
+        raise EmolensError(
+            f"no stories for {model!r}: pass --stories, a JSONL file or folder (only the organism "
+            "has its own)"
+        )
+    decision = load_behaviour(behaviour) if behaviour else None
+    if out is not None:
+        job.prepare_folder(out)
+    if stories is None:
+        inputs = job.organism_inputs(emotions=pair, behaviour=decision, seed=seed)
+    else:
+        inputs = job.corpus_inputs(load_corpus(stories, neutral=neutral), decision, pair)
+    fitted = load_vectors(vectors) if vectors else None
+    hooked = load(model, device=device)
+    settings = {"layers": chosen, "seed": seed, "emotions": pair, "behaviour": str(decision)}
+    folder = out or job.prepare_folder(job.output_folder(hooked, inputs, settings))
+    done = job.reproduce(hooked, inputs, layers=chosen, vectors=fitted, seed=seed)
+    done.save(folder)
+    write_reproduction(done, folder / "report.html")
+    if as_json:
+        typer.echo(json.dumps(done.summary))
+        return
+    typer.echo(repr(done))
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+@organism_app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the weights, tokenizer and log.")],
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 12_000_000,
+    seed: Seed = 0,
+) -> None:
+    """Train the organism from scratch (about 15 minutes on two cores).
+
+    In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
+    training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights.
+    """
+    from emolens.experiments.reproduce import prepare_folder
+    from emolens.organism.train import Recipe, train as run
+
+    run(Recipe(tokens=tokens, seed=seed), prepare_folder(out))
+
+
+@organism_app.command()
+def check(
+    model: Annotated[str, typer.Option(help="'organism' or a folder trained before.")] = "organism",
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the organism against every threshold it must meet (about a minute).
+
+    In: the shipped weights or a folder. Out: a table, also as thresholds.csv with --out; the exit
+    status is 1 if a threshold is missed.
+    """
+    from emolens.experiments.acceptance import acceptance
+    from emolens.experiments.reproduce import prepare_folder
+    from emolens.model import load
+
+    folder = prepare_folder(out) if out else None
+    table = acceptance(load(model, device=device), seed=seed)
+    if folder is not None:
+        table.to_csv(folder / "thresholds.csv", index=False)
+    typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
+    raise typer.Exit(0 if bool(table.passed.all()) else 1)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line and exit status 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except EmolensError as error:
+        sys.stderr.write(f"emolens: error: {' '.join(str(error).split())}\n")
+        sys.exit(2)

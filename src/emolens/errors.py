@@ -1,0 +1,25 @@
+"""Every error emolens raises on purpose: one line that names the thing, the expectation and the remedy."""
+
+
+class EmolensError(Exception):
+    """Base of all errors that a user can mend; the command line prints it and exits with 2."""
+
+
+class ModelError(EmolensError):
+    """A model cannot be opened, lacks what was asked of it, or is not the one expected."""
+
+
+class CorpusError(EmolensError):
+    """Texts are missing, malformed, or too few for what was asked."""
+
+
+class ArtefactError(EmolensError):
+    """A file of vectors or results is damaged, of another version, or of another model."""
+
+
+class SelectionError(EmolensError):
+    """An emotion, layer, position, span or behaviour was asked for that is not there."""
+
+
+class HookError(EmolensError):
+    """A hook did not run as often as it had to, so that what it should have done is not in the result."""

@@ -1,0 +1,1 @@
+"""Whole procedures: inputs, steps, result, and what it is held against."""

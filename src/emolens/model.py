@@ -1,0 +1,387 @@
+"""The one door to TransformerLens: open a model, turn texts into tokens, run it."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from emolens.errors import ModelError, SelectionError
+from emolens.provenance import Provenance, corpus_hash, same_model
+from emolens.sites import RESID_POST, Site
+from emolens.text import Text, Tokens
+
+ORGANISM = "organism"
+Weights = Literal["raw", "processed"]
+_CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_FINGERPRINT_TOKENS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class HookedModel:
+    """A TransformerLens model with its tokenizer: what all of emolens works on.
+
+    Make one with `emolens.load`. The wrapped model is left as it was: hooks live only inside
+    contexts, gradients never reach its parameters.
+
+    Attributes:
+        name: `"organism"`, a folder's name or a hub id.
+        host: the `TransformerBridge` (TransformerLens 3 and 4) or `HookedTransformer` (3).
+        tokenizer: a fast Hugging Face tokenizer.
+        n_layers: how many blocks.
+        d_model: width of the residual stream.
+        n_ctx: longest text in tokens; longer ones are cut at their end and counted.
+        causal: whether it has next-token logits; an encoder has none, and what needs them is
+            refused, never computed from a head that was not trained.
+        weights: `"raw"` Hugging Face weights, or `"processed"` (folded, centred) ones.
+    """
+
+    name: str
+    host: Any
+    tokenizer: Any
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    causal: bool
+    weights: Weights
+
+    def __repr__(self) -> str:
+        """One line."""
+        kind = "decoder" if self.causal else "encoder"
+        return (
+            f"HookedModel({self.name!r}, {kind}, {self.n_layers} layers x {self.d_model}, "
+            f"{self.weights} weights, {type(self.host).__name__})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens have to be."""
+        return next(self.host.parameters()).device
+
+    @property
+    def dtype(self) -> str:
+        """What the model runs in, for example `"float32"`."""
+        return str(next(self.host.parameters()).dtype).removeprefix("torch.")
+
+    @cached_property
+    def fingerprint(self) -> tuple[float, ...]:
+        """Three coordinates and the norm of the last token's residual at each layer.
+
+        Taken on eight fixed token ids, so that two hosts of one set of weights agree.
+        """
+        size = len(self.tokenizer)
+        ids = torch.linspace(size // 10, size - size // 10, _FINGERPRINT_TOKENS).long()[None]
+        found: list[float] = []
+
+        def keep(value: Tensor, hook: Any) -> None:  # noqa: ARG001 (the host passes hook= by name)
+            final = value[0, -1].double()
+            picks = final[[0, self.d_model // 2, -1]].tolist()
+            found.extend(round(x, 6) for x in (*picks, float(final.norm())))
+
+        sites = [(Site(layer).name, keep) for layer in range(self.n_layers)]
+        with torch.inference_mode(), self.host.hooks(fwd_hooks=sites):
+            self.forward(ids, torch.ones_like(ids, dtype=torch.bool))
+        if len(found) != 4 * self.n_layers:
+            raise ModelError(
+                f"{self.name}: {len(found) // 4} of {self.n_layers} residual hooks ran: this "
+                "architecture does not show its residual stream to TransformerLens"
+            )
+        return tuple(found)
+
+    def tokenize(self, texts: Sequence[Text | str]) -> Tokens:
+        """Texts as right-padded ids with mask and character offsets.
+
+        The tokenizer's own special tokens are added once, as Hugging Face does by default.
+        """
+        strings = [t.text if isinstance(t, Text) else t for t in texts]
+        lengths = [len(ids) for ids in self.tokenizer(strings)["input_ids"]]
+        cut = tuple(i for i, n in enumerate(lengths) if n > self.n_ctx)
+        rows = self.tokenizer(
+            strings,
+            truncation=bool(cut),
+            max_length=self.n_ctx if cut else None,
+            return_offsets_mapping=True,
+        )
+        width = max(map(len, rows["input_ids"]))
+        fill = self.tokenizer.pad_token_id or 0
+        ids = torch.full((len(strings), width), fill)
+        mask = torch.zeros((len(strings), width), dtype=torch.bool)
+        offsets = torch.zeros((len(strings), width, 2), dtype=torch.long)
+        pairs = zip(rows["input_ids"], rows["offset_mapping"], strict=True)
+        for i, (row, ranges) in enumerate(pairs):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = True
+            offsets[i, : len(row)] = torch.tensor(ranges)
+        return Tokens(ids, mask, offsets, cut)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "text token"],
+        mask: Bool[Tensor, "text token"],
+        *,
+        stop_at_layer: int | None = None,
+    ) -> Float[Tensor, "text token out"]:
+        """Logits, or the residual that enters block `stop_at_layer`; hooks in force apply."""
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        if stop_at_layer is not None and stop_at_layer >= self.n_layers:
+            stop_at_layer = None  # hosts disagree on what stopping after the last block returns
+        return self.host(ids, attention_mask=mask.long(), stop_at_layer=stop_at_layer)
+
+    def unembed(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
+        """Final norm and unembedding of residual vectors: the logit lens.
+
+        Raises:
+            ModelError: for an encoder.
+        """
+        self.require_logits("the logit lens")
+        flat = residual.reshape(1, -1, self.d_model).to(self.device, next(self.host.parameters()).dtype)
+        with torch.no_grad():
+            logits = self.host.unembed(self.host.ln_final(flat))
+        return logits.reshape(*residual.shape[:-1], -1).float().cpu()
+
+    def require_logits(self, what: str) -> None:
+        """See that the model has next-token logits.
+
+        Raises:
+            ModelError: for an encoder.
+        """
+        if not self.causal:
+            raise ModelError(
+                f"{what} needs next-token logits and {self.name!r} is an encoder without them: "
+                "give a decoder"
+            )
+
+    def check_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """The layers, if the model has them all.
+
+        Raises:
+            SelectionError: naming the first that it lacks.
+        """
+        for layer in layers:
+            if not 0 <= layer < self.n_layers:
+                raise SelectionError(
+                    f"layer {layer} is out of range: {self.name!r} has layers "
+                    f"0..{self.n_layers - 1} (0-based)"
+                )
+        return tuple(layers)
+
+    def provenance(
+        self, texts: Sequence[Text], positions: dict[str, int], cut: int
+    ) -> Provenance:
+        """The record of what was read from this model."""
+        return Provenance(
+            model=self.name,
+            fingerprint=self.fingerprint,
+            weights=self.weights,
+            dtype=self.dtype,
+            site=RESID_POST,
+            positions=positions,
+            corpus=corpus_hash(texts),
+            texts=len(texts),
+            cut=cut,
+        )
+
+    def check_origin(self, provenance: Provenance, what: str) -> None:
+        """See that `what` was made from this very model.
+
+        Raises:
+            ModelError: if it was made from other weights or another basis.
+        """
+        if not same_model(provenance, self.fingerprint, self.weights, self.dtype):
+            raise ModelError(
+                f"{what} was made from {provenance.model!r} ({provenance.weights} weights), not "
+                f"from this {self.name!r} ({self.weights} weights): fit it again on this model"
+            )
+
+
+def load(
+    model: Any,
+    *,
+    weights: Weights = "raw",
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+) -> HookedModel:
+    """Open a model.
+
+    Args:
+        model: `"organism"` (shipped with emolens), a Hugging Face folder with `config.json` and
+            safetensors, a hub id, or a live `TransformerBridge` or `HookedTransformer`.
+        weights: what a live model holds. Folders and hub ids are always opened raw, so that
+            vectors mean the same to plain Hugging Face hooks. A live model with folded or
+            centred weights is detected and refused unless `"processed"` is said; the label then
+            travels with every vector.
+        device: for example `"cuda"`; a live model stays where it is.
+        dtype: for folders and hub ids; float32 because half precision differs by far more than
+            the effects of small steps.
+        trust_remote_code: passed to Hugging Face; off, so that no downloaded code runs.
+
+    Raises:
+        ModelError: if it cannot be opened, with the reason and what to do.
+
+    >>> import emolens
+    >>> emolens.load("organism")
+    HookedModel('organism', decoder, 6 layers x 128, raw weights, TransformerBridge)
+    """
+    if not isinstance(model, str | Path):
+        return _wrap(model, weights, name=str(getattr(model.cfg, "model_name", "live model")))
+    if weights != "raw":
+        raise ModelError(
+            f"{str(model)!r} is opened with raw weights: process a live model yourself and pass "
+            "it with weights='processed'"
+        )
+    if str(model) == ORGANISM:
+        with resources.as_file(resources.files("emolens.organism") / "weights") as folder:
+            return _open(folder, ORGANISM, device, dtype, trust_remote_code=False)
+    if Path(model).is_dir():
+        _check_folder(Path(model))
+        return _open(model, Path(model).resolve().name, device, dtype, trust_remote_code)
+    if Path(model).is_absolute() or str(model).startswith("."):
+        raise ModelError(f"no folder {str(model)!r}: give a folder with config.json and weights")
+    return _open(model, str(model), device, dtype, trust_remote_code)
+
+
+def _check_folder(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json: give a Hugging Face model folder")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            f"{folder} holds no weights: expected *.safetensors (pickled .bin files are not read)"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ModelError(
+                f"{file} is damaged or cut short ({error}): copy or download it again"
+            ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hugging Face's bars and load reports off, while a model is opened."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def _open(
+    source: str | Path, name: str, device: str | None, dtype: torch.dtype, trust_remote_code: bool
+) -> HookedModel:
+    import transformers
+    from transformer_lens.model_bridge import TransformerBridge
+
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            causal = _is_causal(config)
+            kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+            hf, report = kind.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation="eager",  # as TransformerLens forces: patterns can be hooked
+                output_loading_info=True,
+                **options,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"unknown model {name!r}: it is not 'organism', and opening it as a folder or hub id "
+            f"failed ({reason})"
+        ) from None
+    _check_complete(hf, report["missing_keys"], name, causal)
+    _check_tokenizer(tokenizer, name)
+    hf.requires_grad_(False).eval()
+    hf.config.architectures = [type(hf).__name__]
+    bridge = TransformerBridge.boot_transformers(
+        str(source), hf_model=hf, tokenizer=tokenizer, dtype=dtype
+    )
+    if device is not None:
+        bridge.to(device)
+    return _wrap(bridge, "raw", name=name, tokenizer=tokenizer, causal=causal)
+
+
+def _is_causal(config: Any) -> bool:
+    architectures = config.architectures or [""]
+    return architectures[0].endswith(_CAUSAL)
+
+
+def _check_complete(hf: Any, missing: Sequence[str], name: str, causal: bool) -> None:
+    """Hugging Face fills missing weights with random ones and goes on; only an encoder's unused head may lack."""
+    prefix = f"{hf.base_model_prefix}."
+    lacking = sorted(k for k in missing if causal or k.startswith(prefix))
+    if lacking:
+        raise ModelError(
+            f"{name!r} lacks {len(lacking)} of its weights, the first is {lacking[0]!r}: the "
+            "folder is incomplete or of another architecture"
+        )
+
+
+def _check_tokenizer(tokenizer: Any, name: str) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{name!r} has no fast tokenizer (tokenizer.json): emolens needs character offsets"
+        )
+
+
+def _detect_processing(host: Any) -> str:
+    """What was done to a live model's weights, or an empty string where nothing shows."""
+    if getattr(host, "compatibility_mode", False):
+        return "TransformerLens compatibility mode folds and centres"
+    if str(host.cfg.normalization_type).endswith("Pre"):
+        return f"normalization_type {host.cfg.normalization_type!r} means folded norms"
+    embedding = host.W_E.detach().float()
+    if float(embedding.mean(-1).abs().max()) < 1e-5 * float(embedding.abs().max()):
+        return "the embedding is centred over d_model"
+    return ""
+
+
+def _wrap(
+    host: Any,
+    weights: Weights,
+    *,
+    name: str,
+    tokenizer: Any = None,
+    causal: bool | None = None,
+) -> HookedModel:
+    missing = [m for m in ("cfg", "hooks", "tokenizer") if not hasattr(host, m)]
+    if missing:
+        raise ModelError(
+            f"cannot open a {type(host).__name__}: it lacks {', '.join(missing)}; give a "
+            "TransformerBridge, a HookedTransformer, a folder or a hub id"
+        )
+    sign = _detect_processing(host)
+    if sign and weights == "raw":
+        raise ModelError(
+            f"{name!r} holds processed weights ({sign}), whose directions are not those of the "
+            "raw model: open it raw, or say weights='processed'"
+        )
+    tokenizer = tokenizer or host.tokenizer
+    _check_tokenizer(tokenizer, name)
+    if causal is None:
+        inner = getattr(host, "original_model", None)
+        causal = inner is None or _is_causal(inner.config)
+    cfg = host.cfg
+    return HookedModel(
+        name, host, tokenizer, cfg.n_layers, cfg.d_model, cfg.n_ctx, causal, weights
+    )

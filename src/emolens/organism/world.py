@@ -1,0 +1,225 @@
+"""The organism's causal graph, read from `world.toml`: which situation brings which emotion, and what it drives."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from emolens.errors import SelectionError
+from emolens.text import NEUTRAL
+
+
+@dataclass(frozen=True)
+class Emotion:
+    """A latent state with its planted point in the valence-arousal plane (each in -1..1)."""
+
+    name: str
+    valence: float
+    arousal: float
+    family: str
+    synonym: str
+    signature: tuple[str, ...]
+    situations: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that belong to this emotion alone: name, synonym and signature words."""
+        return (self.name, self.synonym, *self.signature)
+
+
+def closeness(valence: float, arousal: float, width: float) -> float:
+    """A Gaussian of a distance in the valence-arousal plane; 1 at no distance."""
+    return math.exp(-(valence**2 + arousal**2) / (2 * width**2))
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A body signal; it shows with a chance that falls off with distance from its point."""
+
+    text: str
+    valence: float
+    arousal: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A moment of decision: its classes of behaviour, their verbs, and P(class | emotion)."""
+
+    name: str
+    setups: tuple[str, ...]
+    verbs: Mapping[str, tuple[str, ...]]
+    base: Mapping[str, float]
+    valence: Mapping[str, float]
+    arousal: Mapping[str, float]
+    planted: Mapping[str, Mapping[str, float]]
+    points: Mapping[str, tuple[float, float]]
+    width: float
+
+    def probabilities(self, emotion: Emotion) -> dict[str, float]:
+        """Planted P(class | emotion); sums to one."""
+        if self.points:
+            near = {
+                name: closeness(emotion.valence - v, emotion.arousal - a, self.width)
+                for name, (v, a) in self.points.items()
+            }
+            return {name: x / sum(near.values()) for name, x in near.items()}
+        fixed = dict(self.planted.get(emotion.name, {}))
+        scores = {
+            name: math.exp(
+                math.log(base)
+                + self.valence.get(name, 0.0) * emotion.valence
+                + self.arousal.get(name, 0.0) * emotion.arousal
+            )
+            for name, base in self.base.items()
+            if name not in fixed
+        }
+        left = 1.0 - sum(fixed.values())
+        total = sum(scores.values())
+        free = {name: left * score / total for name, score in scores.items()}
+        return {name: fixed.get(name, free.get(name, 0.0)) for name in self.base}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A sentence with a number that sets the chance of one emotion."""
+
+    name: str
+    text: str
+    emotion: str
+    scene: str
+    behaviour: str
+
+
+@dataclass(frozen=True)
+class World:
+    """The whole graph. `emotions` includes `neutral`, the absence of any."""
+
+    emotions: Mapping[str, Emotion]
+    scenes: Mapping[str, Scene]
+    signals: tuple[Signal, ...]
+    signal_width: float
+    signature_frames: tuple[str, ...]
+    naming_frames: tuple[str, ...]
+    filler: tuple[str, ...]
+    slots: Mapping[str, tuple[str, ...]]
+    names: Mapping[str, tuple[str, ...]]
+    pronouns: Mapping[str, Mapping[str, str]]
+    quantities: Mapping[str, Quantity]
+    quantity_values: tuple[int, ...]
+    quantity_midpoint: float
+    quantity_scale: float
+    documents: Mapping
+
+    def emotion(self, name: str) -> Emotion:
+        """The emotion of that name.
+
+        Raises:
+            SelectionError: if the world has no such emotion.
+        """
+        if name not in self.emotions:
+            raise SelectionError(
+                f"unknown emotion {name!r}: the organism knows {', '.join(self.emotions)}"
+            )
+        return self.emotions[name]
+
+    def scene(self, name: str) -> Scene:
+        """The scene of that name.
+
+        Raises:
+            SelectionError: if the world has no such scene.
+        """
+        if name not in self.scenes:
+            raise SelectionError(
+                f"unknown scene {name!r}: the organism knows {', '.join(self.scenes)}"
+            )
+        return self.scenes[name]
+
+    def held_out(self, emotion: str, situation: int, scene: str) -> bool:
+        """Whether this (situation, scene) pair never occurs in training.
+
+        Two of eleven pairs, so that behaviour there is right only if it is routed through
+        the emotion; every (emotion, scene) has at least one such situation.
+        """
+        e, s = list(self.emotions).index(emotion), list(self.scenes).index(scene)
+        return (3 * situation + 5 * s + e) % 11 < 2
+
+    def quantity_probability(self, value: int) -> float:
+        """P(emotion | number), a logistic curve of the number."""
+        return 1 / (1 + math.exp(-(value - self.quantity_midpoint) / self.quantity_scale))
+
+    def special_words(self) -> frozenset[str]:
+        """Words that carry the graph: decision verbs, names, synonyms and signature words."""
+        verbs = {v for s in self.scenes.values() for vs in s.verbs.values() for v in vs}
+        words = {w for e in self.emotions.values() if e.name != NEUTRAL for w in e.words}
+        return frozenset(verbs | words)
+
+    def vocabulary(self) -> list[str]:
+        """Every word the grammar can write, sorted."""
+        texts = [t for e in self.emotions.values() for t in e.situations]
+        texts += [s.text for s in self.signals] + list(self.signature_frames + self.naming_frames)
+        texts += list(self.filler) + [t for s in self.scenes.values() for t in s.setups]
+        texts += [q.text for q in self.quantities.values()]
+        texts += [w for words in (*self.slots.values(), *self.names.values()) for w in words]
+        texts += [w for forms in self.pronouns.values() for w in forms.values()]
+        texts += [str(v) for v in self.quantity_values]
+        words = {w for text in texts for w in text.split() if not w.startswith("{")}
+        return sorted(words | self.special_words() | {"so"})
+
+
+@cache
+def load_world() -> World:
+    """The shipped world: 24 emotions and neutral, eight scenes, three quantities.
+
+    >>> round(load_world().scene("cheat").probabilities(load_world().emotion("desperate"))["cheat"], 2)
+    0.93
+    """
+    source = resources.files("emolens.organism").joinpath("world.toml").read_text("utf-8")
+    raw = tomllib.loads(source)
+    emotions = {
+        name: Emotion(
+            name=name,
+            valence=e["valence"],
+            arousal=e["arousal"],
+            family=e["family"],
+            synonym=e.get("synonym", name),
+            signature=tuple(e.get("signature", ())),
+            situations=tuple(e["situations"]),
+        )
+        for name, e in raw["emotions"].items()
+    }
+    scenes = {
+        name: Scene(
+            name=name,
+            setups=tuple(s["setups"]),
+            verbs={c: tuple(v) for c, v in s["verbs"].items()},
+            base=s.get("base", dict.fromkeys(s["verbs"], 1 / len(s["verbs"]))),
+            valence=s.get("valence", {}),
+            arousal=s.get("arousal", {}),
+            planted=s.get("planted", {}),
+            points={c: (emotions[c].valence, emotions[c].arousal) for c in s["verbs"]}
+            if "width" in s
+            else {},
+            width=s.get("width", 0.0),
+        )
+        for name, s in raw["scenes"].items()
+    }
+    quantities = raw["quantities"]
+    return World(
+        emotions=emotions,
+        scenes=scenes,
+        signals=tuple(Signal(**s) for s in raw["signals"]["phrases"]),
+        signal_width=raw["signals"]["width"],
+        signature_frames=tuple(raw["frames"]["signature"]),
+        naming_frames=tuple(raw["frames"]["naming"]),
+        filler=tuple(raw["filler"]["sentences"]),
+        slots={k: tuple(v) for k, v in raw["slots"].items()},
+        names={k: tuple(v) for k, v in raw["names"].items()},
+        pronouns=raw["pronouns"],
+        quantities={k: Quantity(name=k, **q) for k, q in quantities["families"].items()},
+        quantity_values=tuple(quantities["values"]),
+        quantity_midpoint=quantities["midpoint"],
+        quantity_scale=quantities["scale"],
+        documents=raw["documents"],
+    )

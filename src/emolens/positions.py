@@ -1,0 +1,89 @@
+"""Position rules: which tokens of a text are read. A rule is a function; write one to add one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from emolens.errors import SelectionError
+from emolens.text import Text, Tokens
+
+STORY_SKIP = 50
+STORY_MINIMUM = 80
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The tokens a rule picked, and the name of what it applied to each text."""
+
+    mask: Bool[Tensor, "text token"]
+    used: tuple[str, ...]
+
+
+PositionRule = Callable[[Sequence[Text], Tokens], Positions]
+
+
+def last(texts: Sequence[Text], tokens: Tokens) -> Positions:
+    """The last token of each text, a closing special token not counted."""
+    index = torch.arange(tokens.ids.shape[1])
+    final = torch.where(tokens.words, index, -1).amax(1, keepdim=True)
+    return Positions((index == final) & tokens.words, ("last",) * len(texts))
+
+
+def everything(texts: Sequence[Text], tokens: Tokens) -> Positions:
+    """Every token but the special ones."""
+    return Positions(tokens.words, ("all",) * len(texts))
+
+
+def span(name: str) -> PositionRule:
+    """The tokens of every span of that name."""
+
+    def rule(texts: Sequence[Text], tokens: Tokens) -> Positions:
+        mask = torch.zeros_like(tokens.mask)
+        for i, text in enumerate(texts):
+            for s in text.spans:
+                if s.name == name:
+                    mask[i] |= (tokens.offsets[i, :, 0] < s.end) & (
+                        tokens.offsets[i, :, 1] > s.start
+                    )
+        return Positions(mask & tokens.words, (f"span({name})",) * len(texts))
+
+    return rule
+
+
+def story(texts: Sequence[Text], tokens: Tokens) -> Positions:
+    """The default for stories: where the emotion has been established.
+
+    From the 50th token on (PAPER 1.1) where a text has at least 80 tokens; a shorter text is
+    read whole, after its opening span if it has one.
+    """
+    mask, used = tokens.words.clone(), []
+    for i, text in enumerate(texts):
+        if int(tokens.words[i].sum()) >= STORY_MINIMUM:
+            mask[i] &= tokens.words[i].cumsum(0) > STORY_SKIP
+            used.append(f"from_token({STORY_SKIP})")
+        elif text.spans:
+            mask[i] &= tokens.offsets[i, :, 0] >= text.spans[0].end
+            used.append("after opening")
+        else:
+            used.append("all")
+    return Positions(mask, tuple(used))
+
+
+def pick(rule: PositionRule, texts: Sequence[Text], tokens: Tokens) -> Positions:
+    """Apply a rule and see that it picked something in every text.
+
+    Raises:
+        SelectionError: if a text has no token that the rule picks.
+    """
+    found = rule(texts, tokens)
+    empty = (~found.mask.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise SelectionError(
+            f"position rule {found.used[empty[0]]!r} picks no token in {len(empty)} of "
+            f"{len(texts)} texts, the first is {texts[empty[0]].text[:60]!r}: "
+            "choose another rule or drop these texts"
+        )
+    return found

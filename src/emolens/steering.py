@@ -1,0 +1,140 @@
+"""Push along a vector at one layer and see what the behaviour does, beside random directions."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.decisions import Decision, Trial, halves
+from emolens.controls import random_directions
+from emolens.hooks import hooked, reading
+from emolens.interventions import Steer, unit
+from emolens.progress import track
+from emolens.sites import Site
+from emolens.statistics import clustered_interval
+from emolens.vectors import EmotionVectors
+
+STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
+NATURAL_STRENGTHS = (0.5, 1.0)
+RANDOM_DIRECTIONS = 20
+
+
+@dataclass(frozen=True)
+class Push:
+    """One cell of a dose-response sweep: a step of known length at one layer."""
+
+    layer: int
+    direction: str
+    kind: str
+    unit: str
+    strength: float
+    step: Float[Tensor, " d_model"]
+
+
+@torch.inference_mode()
+def decision_residuals(
+    trial: Trial, layers: Sequence[int]
+) -> Float[Tensor, "text layer d_model"]:
+    """The residual at the decision token of each prompt, after each layer."""
+    with reading(trial.model, tuple(layers)) as found:
+        trial.logits()
+    rows = torch.arange(len(trial.tokens))
+    return torch.stack([found[layer][rows, trial.final].float().cpu() for layer in layers], 1)
+
+
+def natural_units(
+    vectors: EmotionVectors, emotional: dict[str, Trial], neutral: Trial
+) -> dict[tuple[str, int], float]:
+    """How far the model itself moves along each vector, in residual units.
+
+    For (emotion, layer): the mean residual at the decision after situations of the emotion minus
+    that after neutral ones, projected on the emotion's unit vector.
+    """
+    base = decision_residuals(neutral, vectors.layers).mean(0)
+    found = {}
+    for emotion, trial in emotional.items():
+        shift = decision_residuals(trial, vectors.layers).mean(0) - base
+        length = (shift * unit(vectors.of(emotion))).sum(-1)
+        found |= {(emotion, layer): float(x) for layer, x in zip(vectors.layers, length, strict=True)}
+    return found
+
+
+def pushes(
+    vectors: EmotionVectors,
+    emotions: Sequence[str],
+    natural: dict[tuple[str, int], float],
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    random_count: int = RANDOM_DIRECTIONS,
+    seed: int = 0,
+) -> list[Push]:
+    """Every step of a sweep: emotions and random directions, in both units.
+
+    Random directions have the same length as the emotion's step that they control: a fraction of
+    the residual norm, or the first emotion's natural unit. They are drawn anew at each layer.
+    """
+    made = []
+    for layer in vectors.layers:
+        norm = float(vectors.residual_norm[vectors.column(layer)])
+        draws = random_directions(random_count, vectors.mean.shape[-1], seed * 1000 + layer)
+        directions = [(e, e, unit(vectors.of(e)[vectors.column(layer)])) for e in emotions]
+        directions += [(f"random {i}", "random", d) for i, d in enumerate(draws)]
+        for name, kind, direction in directions:
+            own = natural.get((emotions[0] if kind == "random" else name, layer))
+            doses = [("norm", s, s * norm) for s in strengths]
+            if own is not None:
+                doses += [("natural", s, s * own) for s in NATURAL_STRENGTHS]
+            made += [Push(layer, name, kind, u, s, length * direction) for u, s, length in doses]
+    return made
+
+
+def dose_response(trial: Trial, steps: Sequence[Push]) -> pd.DataFrame:
+    """The behaviour under each step, added at all positions of one layer.
+
+    Args:
+        trial: prompts and model; neutral situations show a push best.
+        steps: what to add, from `pushes`.
+
+    Returns:
+        One row per step and half of the prompts ("choose": for picking a layer; "report": for
+        the number that is told). Columns: layer, direction, kind, unit, strength, half, p (mean
+        P(target)), low, high (95% bootstrap over templates), legal, logit_difference, n.
+    """
+    rows = []
+    for step in track(steps, f"steering {trial.behaviour.name}", len(steps), "runs"):
+        with hooked(trial.model, {Site(step.layer): Steer(step.step)}):
+            decision = trial.run()
+        label = (step.layer, step.direction, step.kind, step.unit, step.strength)
+        rows += [(*label, *row) for row in half_rows(trial, decision)]
+    columns = ["layer", "direction", "kind", "unit", "strength"]
+    return pd.DataFrame(rows, columns=columns + HALF_COLUMNS)
+
+
+HALF_COLUMNS = ["half", "p", "low", "high", "legal", "logit_difference", "n"]
+
+
+def half_rows(trial: Trial, decision: Decision) -> Iterator[tuple]:
+    """Mean, interval and size of a decision on each half of the prompts."""
+    choosing = halves(trial.groups)
+    for half, rows in (("choose", choosing), ("report", ~choosing)):
+        groups = [g for g, chosen in zip(trial.groups, rows, strict=True) if chosen]
+        if not groups:
+            continue
+        yield (
+            half,
+            *clustered_interval(decision.p[rows].tolist(), groups),
+            float(decision.legal[rows].mean()),
+            float(decision.logit_difference[rows].mean()),
+            len(groups),
+        )
+
+
+def best_layer(dose: pd.DataFrame, emotion: str, *, strength: float = 0.5) -> int:
+    """The layer where the emotion's push beats the mean random push by most, on the choosing half."""
+    seen = dose[(dose.half == "choose") & (dose.unit == "norm") & (dose.strength == strength)]
+    pushed = seen[seen.direction == emotion].set_index("layer").p
+    random = seen[seen.kind == "random"].groupby("layer").p.mean()
+    return int((pushed - random).idxmax())

@@ -1,0 +1,228 @@
+"""Emotion vectors: fit, denoise, save, load."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from emolens.activations import Activations
+from emolens.errors import ArtefactError, SelectionError
+from emolens.interventions import unit
+from emolens.provenance import Provenance
+
+FORMAT = "emolens.vectors"
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class EmotionVectors:
+    """One direction per emotion and layer, in residual units.
+
+    The sign is that of more of the emotion: a stream steered along `+vector` moves towards the
+    stories of that emotion.
+
+    Attributes:
+        vectors: class mean minus mean over emotions, neutral components projected out.
+        emotions: names of the first axis.
+        layers: 0-based blocks of the second axis.
+        mean: mean over emotions, what readouts are centred on and ablation returns to.
+        residual_norm: mean norm of the residual at the read tokens; strengths are fractions of it.
+        neutral_components: how many neutral components were projected out, per layer.
+        provenance: model, texts and positions that the vectors were fitted on.
+    """
+
+    vectors: Float[Tensor, "emotion layer d_model"]
+    emotions: tuple[str, ...]
+    layers: tuple[int, ...]
+    mean: Float[Tensor, "layer d_model"]
+    residual_norm: Float[Tensor, " layer"]
+    neutral_components: tuple[int, ...]
+    provenance: Provenance
+
+    def __repr__(self) -> str:
+        """One line."""
+        return (
+            f"EmotionVectors({len(self.emotions)} emotions, {len(self.layers)} layers, "
+            f"d_model {self.mean.shape[-1]}, from {self.provenance.texts} texts, "
+            f"model {self.provenance.model!r})"
+        )
+
+    def column(self, layer: int) -> int:
+        """Where a layer stands on the layer axis.
+
+        Raises:
+            SelectionError: if no vector was fitted there.
+        """
+        if layer not in self.layers:
+            raise SelectionError(f"no vectors at layer {layer}: fitted at layers {self.layers}")
+        return self.layers.index(layer)
+
+    def at(self, layer: int) -> Float[Tensor, "emotion d_model"]:
+        """All emotions' vectors after one block."""
+        return self.vectors[:, self.column(layer)]
+
+    def of(self, emotion: str) -> Float[Tensor, "layer d_model"]:
+        """One emotion's vector at every layer.
+
+        Raises:
+            SelectionError: for an emotion that was not fitted.
+        """
+        return self.vectors[self.row(emotion)]
+
+    def row(self, emotion: str) -> int:
+        """Where an emotion stands on the emotion axis.
+
+        Raises:
+            SelectionError: for an emotion that was not fitted.
+        """
+        if emotion not in self.emotions:
+            known = ", ".join(self.emotions)
+            raise SelectionError(f"unknown emotion {emotion!r}: these vectors have {known}")
+        return self.emotions.index(emotion)
+
+    def step(self, emotion: str, layer: int, strength: float) -> Float[Tensor, " d_model"]:
+        """What to add for a strength in fractions of the mean residual norm at that layer."""
+        direction = unit(self.of(emotion)[self.column(layer)])
+        return strength * self.residual_norm[self.column(layer)] * direction
+
+    def save(self, file: Path | str) -> None:
+        """Write one safetensors file; labels and provenance stand in its header."""
+        save_file(
+            {
+                "vectors": self.vectors.contiguous(),
+                "mean": self.mean.contiguous(),
+                "residual_norm": self.residual_norm.contiguous(),
+            },
+            Path(file),
+            metadata={
+                "format": FORMAT,
+                "version": VERSION,
+                "emotions": json.dumps(self.emotions),
+                "layers": json.dumps(self.layers),
+                "neutral_components": json.dumps(self.neutral_components),
+                "provenance": self.provenance.to_json(),
+            },
+        )
+
+
+def load_vectors(file: Path | str) -> EmotionVectors:
+    """Read vectors that `EmotionVectors.save` wrote.
+
+    Raises:
+        ArtefactError: if the file is missing, cut short, of another kind or another version.
+    """
+    try:
+        with safe_open(Path(file), framework="pt") as reader:
+            header = reader.metadata() or {}
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(
+            f"{file} is missing, damaged or cut short ({error}): save the vectors again"
+        ) from None
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        found = f"{header.get('format', 'no format')} version {header.get('version', 'unknown')}"
+        raise ArtefactError(
+            f"{file} holds {found}, expected {FORMAT} version {VERSION}: save it with this emolens"
+        )
+    return EmotionVectors(
+        vectors=tensors["vectors"],
+        emotions=tuple(json.loads(header["emotions"])),
+        layers=tuple(json.loads(header["layers"])),
+        mean=tensors["mean"],
+        residual_norm=tensors["residual_norm"],
+        neutral_components=tuple(json.loads(header["neutral_components"])),
+        provenance=Provenance.from_json(header["provenance"]),
+    )
+
+
+def neutral_components(
+    pooled: Float[Tensor, "text d_model"], variance: float
+) -> Float[Tensor, "component d_model"]:
+    """The fewest leading principal directions of neutral texts that explain that share of variance.
+
+    Orthonormal; none for `variance=0`.
+    """
+    centred = (pooled - pooled.mean(0)).double()
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    share = singular.square().cumsum(0) / singular.square().sum().clamp_min(1e-300)
+    count = int((share < variance - 1e-12).sum()) + 1 if variance > 0 else 0
+    return directions[:count]
+
+
+def fit_vectors(
+    stories: Activations, neutral: Activations, *, variance: float = 0.5
+) -> EmotionVectors:
+    """The paper's vectors (PAPER 1.1): class mean, minus mean over emotions, neutral part removed.
+
+    Args:
+        stories: activations of texts labelled with emotions; those labelled neutral are left out.
+        neutral: activations of neutral texts at the same layers of the same model.
+        variance: share of the neutral texts' variance whose leading components are projected
+            out; the paper's 50%. With 0 nothing is.
+
+    Raises:
+        CorpusError: for fewer than two emotions.
+        SelectionError: if the two recordings differ in layers or model.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> stories = emolens.record(model, emolens.organism_stories(per_emotion=3))
+    >>> neutral = emolens.record(model, emolens.organism_neutral(count=20))
+    >>> emolens.fit_vectors(stories, neutral)
+    EmotionVectors(24 emotions, 6 layers, d_model 128, from 75 texts, model 'organism')
+    """
+    stories.require_emotions()
+    if (
+        stories.layers != neutral.layers
+        or stories.provenance.fingerprint != neutral.provenance.fingerprint
+    ):
+        raise SelectionError(
+            "stories and neutral texts were recorded at other layers or from another model: "
+            "record both the same way"
+        )
+    means = torch.stack([stories.of(e).double().mean(0) for e in stories.labels])
+    grand = means.mean(0)
+    vectors = means - grand
+    removed = []
+    for column in range(len(stories.layers)):
+        basis = neutral_components(neutral.pooled[:, column], variance)
+        vectors[:, column] -= vectors[:, column] @ basis.T @ basis
+        removed.append(len(basis))
+    return EmotionVectors(
+        vectors=vectors.float(),
+        emotions=stories.labels,
+        layers=stories.layers,
+        mean=grand.float(),
+        residual_norm=stories.residual_norm,
+        neutral_components=tuple(removed),
+        provenance=stories.provenance,
+    )
+
+
+def centred_cosine(
+    vectors: Float[Tensor, "emotion d_model"],
+    mean: Float[Tensor, " d_model"],
+    residual: Float[Tensor, "text d_model"],
+) -> Float[Tensor, "text emotion"]:
+    """Cosine of each vector with the residual minus the mean over emotions, in -1..1.
+
+    Centred, because the raw residual is dominated by a part common to all texts, on which the
+    same few vectors always score highest.
+    """
+    return unit(residual - mean) @ unit(vectors).T
+
+
+def require_known(vectors: EmotionVectors, emotions: Sequence[str]) -> None:
+    """See that every emotion has a vector.
+
+    Raises:
+        SelectionError: naming the first that has none.
+    """
+    for emotion in emotions:
+        vectors.row(emotion)

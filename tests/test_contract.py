@@ -1,0 +1,259 @@
+"""What a hooked model must satisfy, on whichever line of TransformerLens is installed."""
+
+from importlib.metadata import version
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import emolens
+import emolens.text
+from emolens.errors import HookError, ModelError, SelectionError
+from emolens.recording import record
+
+pytestmark = pytest.mark.contract
+FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "gpt_neox"]
+TEXTS = [
+    emolens.Text("mira had no job and no money and the landlord came at noon .", "desperate"),
+    emolens.Text("tom sat by the lake .", "calm"),
+    emolens.Text("anna", "neutral"),
+]
+TINY = [emolens.Text("word1 word2 word3 word4 word5"), emolens.Text("word7"), emolens.Text("word9 word9")]
+OLD = version("transformer-lens").startswith("3.")
+
+
+def old_style(fold: bool):
+    """A real HookedTransformer with the organism's converted weights."""
+    lens = pytest.importorskip("transformer_lens")
+    if not OLD:
+        pytest.skip("TransformerLens 4 has no HookedTransformer")
+    from importlib import resources
+
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = str(resources.files("emolens.organism") / "weights")
+    hf = AutoModelForCausalLM.from_pretrained(folder).eval()
+    c = hf.config
+    cfg = lens.HookedTransformerConfig(
+        n_layers=c.num_hidden_layers,
+        d_model=c.hidden_size,
+        d_head=c.head_dim,
+        n_heads=c.num_attention_heads,
+        d_mlp=c.intermediate_size,
+        d_vocab=c.vocab_size,
+        n_ctx=c.max_position_embeddings,
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=c.head_dim,
+        rotary_adjacent_pairs=False,
+        final_rms=True,
+        eps=c.rms_norm_eps,
+        model_name="organism",
+        original_architecture="LlamaForCausalLM",
+    )
+    host = lens.HookedTransformer(cfg, tokenizer=AutoTokenizer.from_pretrained(folder))
+    host.load_and_process_state_dict(
+        convert_llama_weights(hf, cfg),
+        fold_ln=fold,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
+    return host
+
+
+@pytest.fixture(scope="module", params=["folder", "bridge", "hooked_transformer"])
+def model(request, organism):
+    """The organism through every door."""
+    if request.param == "folder":
+        return organism
+    if request.param == "bridge":
+        return emolens.load(organism.host)
+    return emolens.load(old_style(fold=False))
+
+
+def reference(folder, tokens):
+    """Plain Hugging Face: residuals after each block by hooks on the blocks, and logits."""
+    from transformers import AutoModelForCausalLM
+
+    hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    inner = getattr(hf, hf.base_model_prefix)
+    blocks = inner.h if hasattr(inner, "h") else inner.layers
+    seen = []
+    for block in blocks:
+        block.register_forward_hook(
+            lambda m, i, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
+    with torch.inference_mode():
+        out = hf(tokens.ids, attention_mask=tokens.mask.long(), output_hidden_states=True)
+    return torch.stack(seen), out
+
+
+def residuals(model, tokens):
+    with torch.inference_mode(), emolens.reading(model, tuple(range(model.n_layers))) as found:
+        logits = model.forward(tokens.ids, tokens.mask)
+    return torch.stack([found[k] for k in range(model.n_layers)]), logits
+
+
+def check_parity(model, folder, texts):
+    tokens = model.tokenize(texts)
+    ours, logits = residuals(model, tokens)
+    theirs, out = reference(folder, tokens)
+    real = tokens.mask
+    assert_close(ours[:, real], theirs[:, real], atol=1e-5, rtol=1e-5)
+    assert_close(logits[real], out.logits[real], atol=1e-4, rtol=1e-5)
+    # layer l is hidden_states[l + 1] for every block but the last
+    hidden = torch.stack(out.hidden_states[1:-1])
+    assert_close(ours[:-1][:, real], hidden[:, real], atol=1e-5, rtol=1e-5)
+
+
+def test_residuals_of_the_organism_equal_hugging_face(model):
+    from importlib import resources
+
+    check_parity(model, str(resources.files("emolens.organism") / "weights"), TEXTS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_residuals_of_tiny_models_equal_hugging_face(family, tiny_folder):
+    folder = tiny_folder(family)
+    check_parity(emolens.load(folder), folder, TINY)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recording_does_not_depend_on_batch_or_order(family, tiny_folder):
+    model = emolens.load(tiny_folder(family))
+    whole = record(model, TINY, positions=emolens_all).pooled
+    single = record(model, TINY, positions=emolens_all, batch_tokens=1).pooled
+    turned = record(model, TINY[::-1], positions=emolens_all).pooled.flip(0)
+    assert_close(whole, single, atol=1e-5, rtol=1e-5)
+    assert_close(whole, turned, atol=1e-5, rtol=1e-5)
+
+
+def emolens_all(texts, tokens):
+    from emolens.positions import everything
+
+    return everything(texts, tokens)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_left_and_right_padding_agree(family, tiny_folder):
+    """The library pads right; a left-padded batch with its mask must say the same."""
+    model = emolens.load(tiny_folder(family))
+    tokens = model.tokenize(TINY)
+    width = tokens.ids.shape[1]
+    shift = width - tokens.mask.sum(1)
+    index = (torch.arange(width) - shift[:, None]) % width
+    right, _ = residuals(model, tokens)
+    left_tokens = emolens.text.Tokens(
+        tokens.ids.gather(1, index), tokens.mask.gather(1, index), tokens.offsets
+    )
+    left, _ = residuals(model, left_tokens)
+    for row in range(len(TINY)):
+        assert_close(
+            left[:, row][:, left_tokens.mask[row]],
+            right[:, row][:, tokens.mask[row]],
+            atol=1e-5,
+            rtol=1e-5,
+        )
+
+
+def test_a_zero_vector_leaves_logits_bitwise_unchanged(model):
+    tokens = model.tokenize(TEXTS)
+    with torch.inference_mode():
+        plain = model.forward(tokens.ids, tokens.mask)
+        for layer in range(model.n_layers):
+            nothing = emolens.Steer(0 * torch.randn(model.d_model))
+            with emolens.hooked(model, {emolens.Site(layer): nothing}):
+                steered = model.forward(tokens.ids, tokens.mask)
+            assert torch.equal(plain, steered), f"layer {layer}"
+
+
+def test_a_vector_does_change_logits_and_only_inside_the_context(model):
+    tokens = model.tokenize(TEXTS)
+    with torch.inference_mode():
+        plain = model.forward(tokens.ids, tokens.mask)
+        with emolens.hooked(model, {emolens.Site(2): emolens.Steer(torch.randn(model.d_model))}):
+            steered = model.forward(tokens.ids, tokens.mask)
+        after = model.forward(tokens.ids, tokens.mask)
+    assert (plain - steered).abs().max() > 0.1
+    assert torch.equal(plain, after)
+
+
+def test_a_hook_fires_once_a_run(model):
+    tokens, times = model.tokenize(TEXTS), []
+
+    def count(residual):
+        times.append(1)
+        return residual
+
+    with torch.inference_mode(), emolens.hooked(model, {emolens.Site(1): count}):
+        model.forward(tokens.ids, tokens.mask)
+        model.forward(tokens.ids, tokens.mask)
+    assert len(times) == 2
+
+
+def test_a_hook_that_never_fires_is_an_error(model):
+    tokens = model.tokenize(TEXTS)
+    steer = {emolens.Site(4): emolens.Steer(torch.ones(model.d_model))}
+    with pytest.raises(HookError, match=r"blocks\.4\.hook_resid_post never ran"):
+        with emolens.hooked(model, steer):
+            model.forward(tokens.ids, tokens.mask, stop_at_layer=2)
+
+
+def test_hooks_are_gone_after_an_exception(model):
+    tokens = model.tokenize(TEXTS)
+    with torch.inference_mode():
+        plain = model.forward(tokens.ids, tokens.mask)
+        with pytest.raises(ZeroDivisionError):
+            with emolens.hooked(model, {emolens.Site(0): emolens.Steer(torch.ones(128))}):
+                raise ZeroDivisionError
+        assert torch.equal(plain, model.forward(tokens.ids, tokens.mask))
+
+
+def test_a_layer_that_is_not_there_is_named(model):
+    with pytest.raises(SelectionError, match=r"layer 6 is out of range.*0\.\.5"):
+        with emolens.hooked(model, {emolens.Site(6): emolens.Steer(torch.ones(128))}):
+            pass
+
+
+def test_every_door_has_the_same_fingerprint(model, organism):
+    assert_close(torch.tensor(model.fingerprint), torch.tensor(organism.fingerprint), atol=1e-3, rtol=1e-4)
+    assert_close(model.unembed(torch.eye(128)), organism.unembed(torch.eye(128)), atol=1e-4, rtol=1e-4)
+
+
+def test_folded_weights_are_detected_and_recorded():
+    host = old_style(fold=True)
+    with pytest.raises(ModelError, match="folded norms.*weights='processed'"):
+        emolens.load(host)
+    model = emolens.load(host, weights="processed")
+    assert record(model, TEXTS, positions=emolens_all).provenance.weights == "processed"
+
+
+def test_compatibility_mode_is_detected(tiny_folder):
+    host = emolens.load(tiny_folder("gpt2")).host
+    host.enable_compatibility_mode()
+    with pytest.raises(ModelError, match="compatibility mode"):
+        emolens.load(host)
+
+
+def test_vectors_of_processed_weights_do_not_mix_with_raw(model, vectors):
+    model.check_origin(vectors.provenance, "these vectors")
+    object.__setattr__(vectors.provenance, "weights", "processed")
+    try:
+        with pytest.raises(ModelError, match="processed weights.*raw weights"):
+            model.check_origin(vectors.provenance, "these vectors")
+    finally:
+        object.__setattr__(vectors.provenance, "weights", "raw")
+
+
+def test_gradients_do_not_reach_parameters(model, vectors):
+    behaviour = emolens.organism_behaviour(per_emotion=9).after("neutral")
+    from emolens.attribution import gradients
+
+    before = [p.grad for p in model.host.parameters()]
+    found = gradients(emolens.Trial.prepare(model, behaviour), (0, 5))
+    assert found.abs().max() > 0
+    assert [p.grad for p in model.host.parameters()] == before == [None] * len(before)
