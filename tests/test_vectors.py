@@ -1,0 +1,170 @@
+"""Vectors: planted directions come back, denoising removes what it should, files are checked."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from sklearn.decomposition import PCA
+from torch.testing import assert_close
+
+from emolens.activations import Activations
+from emolens.errors import ArtefactError, CorpusError, SelectionError
+from emolens.provenance import Provenance
+from emolens.vectors import (
+    EmotionVectors,
+    centred_cosine,
+    fit_vectors,
+    load_vectors,
+    neutral_components,
+)
+
+ORIGIN = Provenance("tiny", (1.0, 2.0), "raw", "float32", "resid_post", {"all": 1}, "0", 1, 0)
+
+
+def activations(pooled, emotions, **changes):
+    layers = tuple(range(pooled.shape[1]))
+    made = Activations(
+        pooled, layers, tuple(emotions), ("",) * len(emotions), torch.ones(len(layers)), ORIGIN
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def planted(noise=0.05, emotions=("joy", "fear", "rage"), per=40, d_model=16):
+    """Stories whose class means are known orthogonal directions on a large common offset."""
+    directions = torch.linalg.qr(torch.randn(d_model, d_model))[0][: len(emotions)]
+    rows = torch.stack([directions[i // per] for i in range(per * len(emotions))])
+    pooled = rows + 7 + noise * torch.randn_like(rows)
+    labels = [e for e in emotions for _ in range(per)]
+    return activations(pooled[:, None], labels), directions
+
+
+def neutral(d_model=16, scale=1e-3, axis=0):
+    pooled = scale * torch.randn(30, 1, d_model)
+    pooled[:, 0, axis] *= 1000
+    return activations(pooled, ["neutral"] * 30)
+
+
+def test_planted_directions_come_back_with_their_sign():
+    stories, directions = planted()
+    vectors = fit_vectors(stories, neutral(), variance=0)
+    expected = directions - directions.mean(0)
+    assert_close(vectors.at(0), expected, atol=0.05, rtol=0)
+    assert vectors.emotions == ("joy", "fear", "rage")
+
+
+def test_the_vectors_of_one_layer_sum_to_zero_before_and_after_denoising():
+    stories, _ = planted()
+    for variance in (0, 0.5):
+        vectors = fit_vectors(stories, neutral(), variance=variance)
+        assert_close(vectors.at(0).sum(0), torch.zeros(16), atol=1e-5, rtol=0)
+
+
+def test_denoising_removes_the_neutral_axis_and_nothing_else():
+    stories, _ = planted()
+    plain = fit_vectors(stories, neutral(axis=3), variance=0)
+    clean = fit_vectors(stories, neutral(axis=3), variance=0.5)
+    assert plain.at(0)[:, 3].abs().max() > 0.1
+    assert clean.at(0)[:, 3].abs().max() < 1e-3
+    assert clean.neutral_components == (1,)
+    others = [i for i in range(16) if i != 3]
+    assert_close(clean.at(0)[:, others], plain.at(0)[:, others], atol=1e-2, rtol=0)
+
+
+@given(seed=st.integers(0, 1000), variance=st.sampled_from([0.1, 0.5, 0.9, 1.0]))
+def test_neutral_components_agree_with_scikit_learn(seed, variance):
+    pooled = torch.randn(25, 6, generator=torch.Generator().manual_seed(seed)).double()
+    ours = neutral_components(pooled, variance)
+    explained = PCA().fit(pooled.numpy()).explained_variance_ratio_.cumsum()
+    assert explained[len(ours) - 1] >= variance - 1e-9
+    assert len(ours) == 1 or explained[len(ours) - 2] < variance
+    assert_close(ours @ ours.T, torch.eye(len(ours)).double(), atol=1e-9, rtol=0)
+
+
+def test_the_fit_does_not_depend_on_the_order_of_texts():
+    stories, _ = planted()
+    turned = activations(stories.pooled.flip(0), stories.emotions[::-1])
+    still = neutral()
+    one, other = fit_vectors(stories, still), fit_vectors(turned, still)
+    order = [other.emotions.index(e) for e in one.emotions]
+    assert_close(one.vectors, other.vectors[order], atol=1e-6, rtol=1e-6)
+
+
+def test_neutral_stories_are_not_an_emotion():
+    stories, _ = planted()
+    more = activations(
+        torch.cat([stories.pooled, 100 * torch.ones(5, 1, 16)]), [*stories.emotions, *["neutral"] * 5]
+    )
+    still = neutral()
+    assert_close(fit_vectors(more, still).vectors, fit_vectors(stories, still).vectors)
+
+
+def test_the_centred_readout_finds_the_emotion_where_the_uncentred_one_cannot():
+    stories, directions = planted(noise=0.01)
+    stories = activations(stories.pooled + 50 * directions[2], stories.emotions)
+    vectors = fit_vectors(stories, neutral(), variance=0)
+    truth = torch.tensor([vectors.emotions.index(e) for e in stories.emotions])
+    centred = centred_cosine(vectors.at(0), vectors.mean[0], stories.at(0)).argmax(1)
+    raw = centred_cosine(vectors.at(0), torch.zeros(16), stories.at(0)).argmax(1)
+    assert (centred == truth).float().mean() == 1
+    assert (raw == raw[0]).all(), "one vector wins everywhere without centring"
+
+
+def test_a_step_has_the_asked_length_in_residual_norms():
+    stories, _ = planted()
+    vectors = fit_vectors(activations(stories.pooled, stories.emotions, residual_norm=torch.tensor([8.0])), neutral())
+    assert vectors.step("fear", 0, 0.25).norm().item() == pytest.approx(2.0, rel=1e-5)
+
+
+def test_one_emotion_is_refused():
+    stories, _ = planted(emotions=("joy",))
+    with pytest.raises(CorpusError, match=r"1 emotion\(s\) \(joy\)"):
+        fit_vectors(stories, neutral())
+
+
+def test_recordings_of_two_models_are_refused():
+    stories, _ = planted()
+    other = dataclasses.replace(neutral(), provenance=dataclasses.replace(ORIGIN, fingerprint=(9.0, 2.0)))
+    with pytest.raises(SelectionError, match="another model"):
+        fit_vectors(stories, other)
+
+
+def test_unknown_emotions_and_layers_are_named():
+    vectors = fit_vectors(planted()[0], neutral())
+    with pytest.raises(SelectionError, match="unknown emotion 'hangry': these vectors have joy"):
+        vectors.of("hangry")
+    with pytest.raises(SelectionError, match="no vectors at layer 4"):
+        vectors.at(4)
+
+
+def test_a_saved_file_comes_back_whole(tmp_path):
+    vectors = fit_vectors(planted()[0], neutral())
+    vectors.save(tmp_path / "v.safetensors")
+    back = load_vectors(tmp_path / "v.safetensors")
+    for field in dataclasses.fields(EmotionVectors):
+        ours, theirs = getattr(vectors, field.name), getattr(back, field.name)
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+def test_a_file_cut_short_is_one_error_that_names_it(tmp_path):
+    file = tmp_path / "v.safetensors"
+    fit_vectors(planted()[0], neutral()).save(file)
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ArtefactError, match=r"v\.safetensors is missing, damaged or cut short"):
+        load_vectors(file)
+
+
+def test_a_file_of_another_kind_or_version_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"format": "other"})
+    with pytest.raises(ArtefactError, match=r"holds other version unknown, expected emolens\.vectors"):
+        load_vectors(tmp_path / "x.safetensors")
+
+
+def test_provenance_refuses_unknown_fields():
+    text = json.dumps(json.loads(ORIGIN.to_json()) | {"shoe_size": 43})
+    assert Provenance.from_json(ORIGIN.to_json()) == ORIGIN
+    with pytest.raises(ArtefactError, match="shoe_size"):
+        Provenance.from_json(text)
