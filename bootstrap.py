@@ -91,7 +91,7 @@ def run(python: Path, *words: str) -> int:
 
 def main() -> int:
     """Set up, then do what was asked."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (run by whatever python3 there is)
         sys.exit(f"emolens needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     job, rest = (sys.argv[1] if len(sys.argv) > 1 else "help"), sys.argv[2:]
     if job == "reproduce":

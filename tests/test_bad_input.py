@@ -51,7 +51,9 @@ def refused(monkeypatch, capsys, tmp_path):
         with pytest.raises(SystemExit) as stop:
             main()
         lines = capsys.readouterr().err.strip().splitlines()
-        lines = [line for line in lines if line.startswith("emolens: error:") or "Traceback" in line]
+        lines = [
+            line for line in lines if line.startswith("emolens: error:") or "Traceback" in line
+        ]
         assert stop.value.code == 2
         assert len(lines) == 1
         return lines[0]
@@ -71,7 +73,9 @@ def test_folder_that_is_not_there(refused, corpus, tmp_path):
 
 def test_folder_without_weights(refused, corpus, weights):
     (weights / "model.safetensors").unlink()
-    assert "holds no weights: expected *.safetensors" in refused("--model", weights, "--stories", corpus)
+    assert "holds no weights: expected *.safetensors" in refused(
+        "--model", weights, "--stories", corpus
+    )
 
 
 def test_folder_without_config(refused, corpus, weights):
@@ -171,7 +175,12 @@ def test_layers_that_are_no_list(refused):
 def test_vectors_of_another_model(refused, corpus, vectors, tmp_path, tiny_folder):
     vectors.save(tmp_path / "v.safetensors")
     line = refused(
-        "--model", tiny_folder("llama"), "--stories", corpus, "--vectors", tmp_path / "v.safetensors"
+        "--model",
+        tiny_folder("llama"),
+        "--stories",
+        corpus,
+        "--vectors",
+        tmp_path / "v.safetensors",
     )
     assert "was made from 'organism'" in line
     assert "fit it again" in line
@@ -196,6 +205,11 @@ def test_behaviour_that_is_none(refused, tmp_path):
 
 def test_behaviour_whose_word_is_not_one_token(refused, tmp_path):
     prompts = [{"text": "so she", "emotion": e} for e in ("desperate", "neutral", "calm")]
-    raw = {"name": "x", "target": "a", "classes": {"a": ["zebra"], "b": ["cheated"]}, "prompts": prompts}
+    raw = {
+        "name": "x",
+        "target": "a",
+        "classes": {"a": ["zebra"], "b": ["cheated"]},
+        "prompts": prompts,
+    }
     (tmp_path / "b.json").write_text(json.dumps(raw))
     assert "'zebra' of class 'a' must be one token" in refused("--behaviour", tmp_path / "b.json")

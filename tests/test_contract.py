@@ -18,7 +18,11 @@ TEXTS = [
     emolens.Text("tom sat by the lake .", "calm"),
     emolens.Text("anna", "neutral"),
 ]
-TINY = [emolens.Text("word1 word2 word3 word4 word5"), emolens.Text("word7"), emolens.Text("word9 word9")]
+TINY = [
+    emolens.Text("word1 word2 word3 word4 word5"),
+    emolens.Text("word7"),
+    emolens.Text("word9 word9"),
+]
 OLD = version("transformer-lens").startswith("3.")
 
 
@@ -85,7 +89,7 @@ def reference(folder, tokens):
     seen = []
     for block in blocks:
         block.register_forward_hook(
-            lambda m, i, out: seen.append(out[0] if isinstance(out, tuple) else out)
+            lambda _module, _inputs, out: seen.append(out[0] if isinstance(out, tuple) else out)
         )
     with torch.inference_mode():
         out = hf(tokens.ids, attention_mask=tokens.mask.long(), output_hidden_states=True)
@@ -198,35 +202,39 @@ def test_a_hook_fires_once_a_run(model):
 def test_a_hook_that_never_fires_is_an_error(model):
     tokens = model.tokenize(TEXTS)
     steer = {emolens.Site(4): emolens.Steer(torch.ones(model.d_model))}
-    with pytest.raises(HookError, match=r"blocks\.4\.hook_resid_post never ran"):
-        with emolens.hooked(model, steer):
-            model.forward(tokens.ids, tokens.mask, stop_at_layer=2)
+    never = pytest.raises(HookError, match=r"blocks\.4\.hook_resid_post never ran")
+    with never, emolens.hooked(model, steer):
+        model.forward(tokens.ids, tokens.mask, stop_at_layer=2)
 
 
 def test_hooks_are_gone_after_an_exception(model):
     tokens = model.tokenize(TEXTS)
     with torch.inference_mode():
         plain = model.forward(tokens.ids, tokens.mask)
-        with pytest.raises(ZeroDivisionError):
-            with emolens.hooked(model, {emolens.Site(0): emolens.Steer(torch.ones(128))}):
-                raise ZeroDivisionError
+        steer = {emolens.Site(0): emolens.Steer(torch.ones(128))}
+        with pytest.raises(ZeroDivisionError), emolens.hooked(model, steer):
+            raise ZeroDivisionError
         assert torch.equal(plain, model.forward(tokens.ids, tokens.mask))
 
 
 def test_a_layer_that_is_not_there_is_named(model):
-    with pytest.raises(SelectionError, match=r"layer 6 is out of range.*0\.\.5"):
-        with emolens.hooked(model, {emolens.Site(6): emolens.Steer(torch.ones(128))}):
-            pass
+    refused = pytest.raises(SelectionError, match=r"layer 6 is out of range.*0\.\.5")
+    with refused, emolens.hooked(model, {emolens.Site(6): emolens.Steer(torch.ones(128))}):
+        pass
 
 
 def test_every_door_has_the_same_fingerprint(model, organism):
-    assert_close(torch.tensor(model.fingerprint), torch.tensor(organism.fingerprint), atol=1e-3, rtol=1e-4)
-    assert_close(model.unembed(torch.eye(128)), organism.unembed(torch.eye(128)), atol=1e-4, rtol=1e-4)
+    assert_close(
+        torch.tensor(model.fingerprint), torch.tensor(organism.fingerprint), atol=1e-3, rtol=1e-4
+    )
+    assert_close(
+        model.unembed(torch.eye(128)), organism.unembed(torch.eye(128)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_folded_weights_are_detected_and_recorded():
     host = old_style(fold=True)
-    with pytest.raises(ModelError, match="folded norms.*weights='processed'"):
+    with pytest.raises(ModelError, match=r"folded norms.*weights='processed'"):
         emolens.load(host)
     model = emolens.load(host, weights="processed")
     assert record(model, TEXTS, positions=emolens_all).provenance.weights == "processed"
@@ -243,7 +251,7 @@ def test_vectors_of_processed_weights_do_not_mix_with_raw(model, vectors):
     model.check_origin(vectors.provenance, "these vectors")
     object.__setattr__(vectors.provenance, "weights", "processed")
     try:
-        with pytest.raises(ModelError, match="processed weights.*raw weights"):
+        with pytest.raises(ModelError, match=r"processed weights.*raw weights"):
             model.check_origin(vectors.provenance, "these vectors")
     finally:
         object.__setattr__(vectors.provenance, "weights", "raw")

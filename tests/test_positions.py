@@ -10,7 +10,10 @@ from emolens.positions import everything, last, pick, span, story
 def picked(organism, rule, *texts):
     tokens = organism.tokenize(texts)
     found = pick(rule, texts, tokens)
-    words = [organism.tokenizer.convert_ids_to_tokens(ids[m].tolist()) for ids, m in zip(tokens.ids, found.mask, strict=True)]
+    words = [
+        organism.tokenizer.convert_ids_to_tokens(ids[m].tolist())
+        for ids, m in zip(tokens.ids, found.mask, strict=True)
+    ]
     return words, found.used
 
 
@@ -36,7 +39,9 @@ def test_span_picks_every_span_of_that_name(organism):
 
 
 def test_a_short_story_is_read_after_its_opening(organism):
-    words, used = picked(organism, story, text("mira fed the goat . a bell rang", ("situation", 0, 19)))
+    words, used = picked(
+        organism, story, text("mira fed the goat . a bell rang", ("situation", 0, 19))
+    )
     assert words == [["a", "bell", "rang"]]
     assert used == ("after opening",)
 
@@ -47,14 +52,19 @@ def test_a_short_story_without_spans_is_read_whole(organism):
     assert used == ("all",)
 
 
-@pytest.mark.parametrize(("length", "count", "rule"), [(79, 79, "all"), (80, 30, "from_token(50)"), (120, 70, "from_token(50)")])
+@pytest.mark.parametrize(
+    ("length", "count", "rule"),
+    [(79, 79, "all"), (80, 30, "from_token(50)"), (120, 70, "from_token(50)")],
+)
 def test_a_long_story_is_read_from_token_50(organism, length, count, rule):
     words, used = picked(organism, story, text(" ".join(["goat"] * length)))
     assert (len(words[0]), used[0]) == (count, rule)
 
 
 def test_a_rule_that_picks_nothing_is_an_error_that_names_it(organism):
-    with pytest.raises(SelectionError, match=r"'span\(nowhere\)' picks no token in 1 of 1.*mira fed"):
+    with pytest.raises(
+        SelectionError, match=r"'span\(nowhere\)' picks no token in 1 of 1.*mira fed"
+    ):
         picked(organism, span("nowhere"), text("mira fed the goat ."))
 
 

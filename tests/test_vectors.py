@@ -94,7 +94,8 @@ def test_the_fit_does_not_depend_on_the_order_of_texts():
 def test_neutral_stories_are_not_an_emotion():
     stories, _ = planted()
     more = activations(
-        torch.cat([stories.pooled, 100 * torch.ones(5, 1, 16)]), [*stories.emotions, *["neutral"] * 5]
+        torch.cat([stories.pooled, 100 * torch.ones(5, 1, 16)]),
+        [*stories.emotions, *["neutral"] * 5],
     )
     still = neutral()
     assert_close(fit_vectors(more, still).vectors, fit_vectors(stories, still).vectors)
@@ -113,7 +114,9 @@ def test_the_centred_readout_finds_the_emotion_where_the_uncentred_one_cannot():
 
 def test_a_step_has_the_asked_length_in_residual_norms():
     stories, _ = planted()
-    vectors = fit_vectors(activations(stories.pooled, stories.emotions, residual_norm=torch.tensor([8.0])), neutral())
+    vectors = fit_vectors(
+        activations(stories.pooled, stories.emotions, residual_norm=torch.tensor([8.0])), neutral()
+    )
     assert vectors.step("fear", 0, 0.25).norm().item() == pytest.approx(2.0, rel=1e-5)
 
 
@@ -125,7 +128,9 @@ def test_one_emotion_is_refused():
 
 def test_recordings_of_two_models_are_refused():
     stories, _ = planted()
-    other = dataclasses.replace(neutral(), provenance=dataclasses.replace(ORIGIN, fingerprint=(9.0, 2.0)))
+    other = dataclasses.replace(
+        neutral(), provenance=dataclasses.replace(ORIGIN, fingerprint=(9.0, 2.0))
+    )
     with pytest.raises(SelectionError, match="another model"):
         fit_vectors(stories, other)
 
@@ -159,7 +164,9 @@ def test_a_file_of_another_kind_or_version_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"format": "other"})
-    with pytest.raises(ArtefactError, match=r"holds other version unknown, expected emolens\.vectors"):
+    with pytest.raises(
+        ArtefactError, match=r"holds other version unknown, expected emolens\.vectors"
+    ):
         load_vectors(tmp_path / "x.safetensors")
 
 

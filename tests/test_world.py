@@ -1,4 +1,4 @@
-"""The organism's world: probabilities, words in the right places, labels on the right characters."""
+"""The organism's world: probabilities, words in the right places, labels on characters."""
 
 from collections import Counter
 
@@ -127,7 +127,7 @@ def test_the_same_seed_writes_the_same_texts_and_another_does_not():
 
 
 def test_unknown_names_are_told_what_there_is():
-    with pytest.raises(SelectionError, match="unknown emotion 'hangry'.*desperate"):
+    with pytest.raises(SelectionError, match=r"unknown emotion 'hangry'.*desperate"):
         WORLD.emotion("hangry")
-    with pytest.raises(SelectionError, match="unknown scene 'lie'.*cheat"):
+    with pytest.raises(SelectionError, match=r"unknown scene 'lie'.*cheat"):
         WORLD.scene("lie")

@@ -1,4 +1,4 @@
-"""emolens finds emotion directions in a language model, proves which matter, and shows what they do.
+"""Find emotion directions in a language model, prove which matter, and show what they do.
 
 Nothing heavy is loaded before it is used: `import emolens` brings in neither TransformerLens nor
 scikit-learn nor a plotting library.

@@ -6,8 +6,8 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from emolens.decisions import Trial
 from emolens.controls import random_directions
+from emolens.decisions import Trial
 from emolens.hooks import hooked
 from emolens.interventions import Ablate, unit
 from emolens.progress import track

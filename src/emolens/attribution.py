@@ -1,4 +1,4 @@
-"""From a vector to the behavioural logits: the gradient's answer, the direct path's, and the exact one."""
+"""From a vector to the behavioural logits: by gradient, by the direct path, and exactly."""
 
 from collections.abc import Sequence
 
@@ -40,9 +40,7 @@ def gradients(trial: Trial, layers: Sequence[int]) -> Float[Tensor, "text layer 
     return torch.stack([g[:, 0].float().cpu() for g in found], 1)
 
 
-def attribute(
-    trial: Trial, vectors: EmotionVectors, *, strength: float = STRENGTH
-) -> pd.DataFrame:
+def attribute(trial: Trial, vectors: EmotionVectors, *, strength: float = STRENGTH) -> pd.DataFrame:
     """What every (emotion, layer) vector does to the behavioural logit difference.
 
     Args:

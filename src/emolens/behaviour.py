@@ -1,4 +1,4 @@
-"""A behaviour as a value: prompts that end right before a decision, and the words that decide it."""
+"""A behaviour as a value: prompts that end right before a decision, and its words."""
 
 import json
 from collections.abc import Mapping

@@ -59,7 +59,9 @@ def parse_pair(words: str) -> tuple[str, str]:
     """
     names = [word.strip() for word in words.split(",")]
     if len(names) != 2 or not all(names) or names[0] == names[1]:
-        raise SelectionError(f"--emotions {words!r} must name two: the raising and the lowering one")
+        raise SelectionError(
+            f"--emotions {words!r} must name two: the raising and the lowering one"
+        )
     return names[0], names[1]
 
 
@@ -99,11 +101,11 @@ def reproduce(
     In: a model and, unless it is the organism, stories labelled with emotions and neutral texts.
     Out: report.html, summary.json, tables/*.csv and *.parquet, vectors.safetensors.
     """
+    from emolens.behaviour import load_behaviour
+    from emolens.corpus import load_corpus
     from emolens.experiments import reproduce as job
     from emolens.experiments.report import write_reproduction
     from emolens.model import ORGANISM, load
-    from emolens.behaviour import load_behaviour
-    from emolens.corpus import load_corpus
     from emolens.vectors import load_vectors
 
     pair, chosen = parse_pair(emotions), parse_layers(layers)

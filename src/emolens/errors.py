@@ -1,4 +1,4 @@
-"""Every error emolens raises on purpose: one line that names the thing, the expectation and the remedy."""
+"""Errors raised on purpose: one line that names the thing, the expectation and the remedy."""
 
 
 class EmolensError(Exception):
@@ -22,4 +22,4 @@ class SelectionError(EmolensError):
 
 
 class HookError(EmolensError):
-    """A hook did not run as often as it had to, so that what it should have done is not in the result."""
+    """A hook never ran, so that what it should have done is not in the result."""

@@ -87,9 +87,7 @@ def similarity_map(similarity: pd.DataFrame) -> alt.TopLevelMixin:
         .encode(
             alt.X("emotion_b:N", sort=order, title="", axis=axis),
             alt.Y("emotion_a:N", sort=order, title="", axis=axis),
-            alt.Color(
-                "cosine:Q", scale=alt.Scale(scheme="redblue", domain=[-1, 1], reverse=True)
-            ),
+            alt.Color("cosine:Q", scale=alt.Scale(scheme="redblue", domain=[-1, 1], reverse=True)),
             tooltip=["emotion_a", "emotion_b", alt.Tooltip("cosine", format=".3f")],
         )
     )
@@ -133,7 +131,13 @@ def circumplex_curve(circumplex: pd.DataFrame) -> alt.TopLevelMixin:
     """
     lines = circumplex.rename(columns={"axis": "name"})
     base = alt.Chart(lines).encode(_layer(), _colour(lines.name.unique(), "norm"))
-    tip = ["name", "layer", alt.Tooltip("r2", format=".3f"), alt.Tooltip("p", format=".4f"), "words"]
+    tip = [
+        "name",
+        "layer",
+        alt.Tooltip("r2", format=".3f"),
+        alt.Tooltip("p", format=".4f"),
+        "words",
+    ]
     drawn = base.mark_line(point=True).encode(_probability("r2", "R2 on PC1-2"), tooltip=tip)
     null = base.mark_line(strokeDash=[5, 4], opacity=0.7).encode(_probability("null_95", ""))
     return _finish((drawn + null).properties(width=WIDTH, height=HEIGHT))
@@ -149,7 +153,10 @@ def behaviour_bars(behaviour: pd.DataFrame, name: str) -> alt.TopLevelMixin:
     order = behaviour.emotion.tolist()
     base = alt.Chart(behaviour).encode(
         alt.Y("emotion:N", sort=order, title="situation"),
-        tooltip=["emotion", *(alt.Tooltip(c, format=".3f") for c in ("p", "low", "high", "planted"))],
+        tooltip=[
+            "emotion",
+            *(alt.Tooltip(c, format=".3f") for c in ("p", "low", "high", "planted")),
+        ],
     )
     title = f"P({name}), planted rate as a tick"
     bars = base.mark_bar(size=16, color=COLOURS[1], opacity=0.65).encode(

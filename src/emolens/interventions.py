@@ -42,7 +42,9 @@ class Ablate:
         """The ablated stream."""
         basis, value = self.directions.to(residual), self.value.to(residual)
         found = einsum(residual, basis, "text token d_model, k d_model -> text token k")
-        return residual + einsum(value - found, basis, "text token k, k d_model -> text token d_model")
+        return residual + einsum(
+            value - found, basis, "text token k, k d_model -> text token d_model"
+        )
 
 
 def unit(vector: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:

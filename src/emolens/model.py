@@ -140,7 +140,9 @@ class HookedModel:
             ModelError: for an encoder.
         """
         self.require_logits("the logit lens")
-        flat = residual.reshape(1, -1, self.d_model).to(self.device, next(self.host.parameters()).dtype)
+        flat = residual.reshape(1, -1, self.d_model).to(
+            self.device, next(self.host.parameters()).dtype
+        )
         with torch.no_grad():
             logits = self.host.unembed(self.host.ln_final(flat))
         return logits.reshape(*residual.shape[:-1], -1).float().cpu()
@@ -171,9 +173,7 @@ class HookedModel:
                 )
         return tuple(layers)
 
-    def provenance(
-        self, texts: Sequence[Text], positions: dict[str, int], cut: int
-    ) -> Provenance:
+    def provenance(self, texts: Sequence[Text], positions: dict[str, int], cut: int) -> Provenance:
         """The record of what was read from this model."""
         return Provenance(
             model=self.name,
@@ -293,7 +293,9 @@ def _open(
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(source, **options)
             causal = _is_causal(config)
-            kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+            kind = (
+                transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+            )
             hf, report = kind.from_pretrained(
                 source,
                 dtype=dtype,
@@ -327,7 +329,7 @@ def _is_causal(config: Any) -> bool:
 
 
 def _check_complete(hf: Any, missing: Sequence[str], name: str, causal: bool) -> None:
-    """Hugging Face fills missing weights with random ones and goes on; only an encoder's unused head may lack."""
+    """Refuse what Hugging Face would fill with random weights; an encoder's head is unused."""
     prefix = f"{hf.base_model_prefix}."
     lacking = sorted(k for k in missing if causal or k.startswith(prefix))
     if lacking:
@@ -382,6 +384,4 @@ def _wrap(
         inner = getattr(host, "original_model", None)
         causal = inner is None or _is_causal(inner.config)
     cfg = host.cfg
-    return HookedModel(
-        name, host, tokenizer, cfg.n_layers, cfg.d_model, cfg.n_ctx, causal, weights
-    )
+    return HookedModel(name, host, tokenizer, cfg.n_layers, cfg.d_model, cfg.n_ctx, causal, weights)

@@ -1,4 +1,4 @@
-"""What a number was made from: model, weights, texts, positions, versions. It travels with the number."""
+"""What a number was made from: model, weights, texts, positions, versions."""
 
 import hashlib
 import json

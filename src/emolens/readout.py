@@ -15,7 +15,7 @@ def logit_lens(
     top: int = 10,
     own: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
-    """The tokens that each vector raises most, through the final norm and unembedding (PAPER, Table 1).
+    """The tokens that each vector raises most, through final norm and unembedding (Table 1).
 
     Args:
         model: a decoder.

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolens.decisions import Decision, Trial, halves
 from emolens.controls import random_directions
+from emolens.decisions import Decision, Trial, halves
 from emolens.hooks import hooked, reading
 from emolens.interventions import Steer, unit
 from emolens.progress import track
@@ -35,9 +35,7 @@ class Push:
 
 
 @torch.inference_mode()
-def decision_residuals(
-    trial: Trial, layers: Sequence[int]
-) -> Float[Tensor, "text layer d_model"]:
+def decision_residuals(trial: Trial, layers: Sequence[int]) -> Float[Tensor, "text layer d_model"]:
     """The residual at the decision token of each prompt, after each layer."""
     with reading(trial.model, tuple(layers)) as found:
         trial.logits()
@@ -58,7 +56,9 @@ def natural_units(
     for emotion, trial in emotional.items():
         shift = decision_residuals(trial, vectors.layers).mean(0) - base
         length = (shift * unit(vectors.of(emotion))).sum(-1)
-        found |= {(emotion, layer): float(x) for layer, x in zip(vectors.layers, length, strict=True)}
+        found |= {
+            (emotion, layer): float(x) for layer, x in zip(vectors.layers, length, strict=True)
+        }
     return found
 
 
@@ -133,7 +133,7 @@ def half_rows(trial: Trial, decision: Decision) -> Iterator[tuple]:
 
 
 def best_layer(dose: pd.DataFrame, emotion: str, *, strength: float = 0.5) -> int:
-    """The layer where the emotion's push beats the mean random push by most, on the choosing half."""
+    """Where the emotion's push beats the mean random push by most, on the choosing half."""
     seen = dose[(dose.half == "choose") & (dose.unit == "norm") & (dose.strength == strength)]
     pushed = seen[seen.direction == emotion].set_index("layer").p
     random = seen[seen.kind == "random"].groupby("layer").p.mean()

@@ -1,4 +1,4 @@
-"""A text with its emotion, the group that a split keeps together, and named spans; and its tokens."""
+"""A text with its emotion, the group that a split keeps together, and spans; its tokens."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Does the organism still carry what was planted in it? Every check beside the threshold it must meet."""
+"""Does the organism carry what was planted in it? Every check beside its threshold."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 
 from emolens import positions
 from emolens.ablation import ablate_layers, remove
+from emolens.behaviour import Behaviour
 from emolens.decisions import Trial
 from emolens.geometry import circumplex
 from emolens.hooks import hooked
@@ -23,7 +24,6 @@ from emolens.organism import (
 from emolens.organism.grammar import quantity_prompts
 from emolens.organism.train import validation_gap
 from emolens.organism.world import load_world
-from emolens.behaviour import Behaviour
 from emolens.probes import probe_layers
 from emolens.progress import track
 from emolens.readout import logit_lens
@@ -169,9 +169,7 @@ def _causes(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[
     yield Check("20 random 0.5, furthest from unsteered", off, most=0.1)
     legal = told[(told.direction == "desperate") & (told.strength == 0.5)].legal.iloc[0]
     yield Check("probability on legal verbs, + desperate 0.5", legal, least=0.95)
-    everywhere = {
-        Site(k): Steer(vectors.step("desperate", k, 0.1)) for k in range(model.n_layers)
-    }
+    everywhere = {Site(k): Steer(vectors.step("desperate", k, 0.1)) for k in range(model.n_layers)}
     with hooked(model, everywhere):
         yield Check("all layers, + desperate 0.1", float(neutral.run().p.mean()), least=0.4)
     yield Check(
@@ -202,9 +200,7 @@ def _removal(
     model: HookedModel, vectors: EmotionVectors, layer: int, base: float, seed: int
 ) -> Iterator[Check]:
     desperate = Trial.prepare(model, organism_behaviour(seed=seed).after("desperate"))
-    table = ablate_layers(
-        desperate, vectors, "desperate", target=base, layers=[layer], seed=seed
-    )
+    table = ablate_layers(desperate, vectors, "desperate", target=base, layers=[layer], seed=seed)
     told = table[table.half == "report"]
     own = told[told.kind == "desperate"].excess_removed.iloc[0]
     yield Check(f"ablating desperate, layer {layer}, excess removed", own, least=0.7)

@@ -29,7 +29,9 @@ def charts(done: Reproduction) -> dict[str, alt.TopLevelMixin]:
             "steering": figures.dose_response(told, name),
             "ablation": figures.ablation_curve(ablated, name),
             "attribution": figures.attribution_scatter(tables["attribution"]),
-            "attribution_bars": figures.attribution_bars(tables["attribution"], done.inputs.emotions),
+            "attribution_bars": figures.attribution_bars(
+                tables["attribution"], done.inputs.emotions
+            ),
         }
     return made
 
@@ -61,8 +63,8 @@ def sections(done: Reproduction) -> Iterator[Section]:
     if "logit_lens" in done.tables:
         yield Section(
             "What the vectors say",
-            f"Each vector of layer {_shown_layer(done)} through the final norm and the unembedding: "
-            "the tokens it raises most, highest first.",
+            f"Each vector of layer {_shown_layer(done)} through the final norm and the "
+            "unembedding: the tokens it raises most, highest first.",
             None,
             _lens_words(done),
             "logit_lens",

@@ -50,7 +50,7 @@ class Inputs:
         words: each emotion's own words, marked in the logit lens.
         behaviour: the decision to steer, ablate and attribute; None where there is none.
         no_behaviour: why there is none.
-        emotions: the emotion whose push should raise the behaviour, and the one that should lower it.
+        emotions: the one whose push should raise the behaviour, and the one that should lower it.
         planted: planted P(behaviour | emotion), for the organism.
     """
 
@@ -350,7 +350,8 @@ def _ablated(done: Reproduction, layer: int) -> None:
     table = done.tables["ablation"]
     told = table[(table.layer == layer) & (table.half == "report")]
     done.summary["ablation_excess_removed"] = {
-        kind: float(told[told.kind == kind].excess_removed.mean()) for kind in dict.fromkeys(told.kind)
+        kind: float(told[told.kind == kind].excess_removed.mean())
+        for kind in dict.fromkeys(told.kind)
     }
 
 
@@ -378,4 +379,3 @@ def prepare_folder(out: Path) -> Path:
             f"cannot write into {out} ({error.strerror}): choose another --out"
         ) from None
     return out
-

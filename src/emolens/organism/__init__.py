@@ -63,9 +63,7 @@ def organism_behaviour(
     world = load_world()
     classes = dict(world.scene(scene).verbs)
     texts = [
-        t
-        for e in emotions
-        for t in prompts(world, scene, e, per_emotion, seed, held_out=held_out)
+        t for e in emotions for t in prompts(world, scene, e, per_emotion, seed, held_out=held_out)
     ]
     return Behaviour(scene, target or next(iter(classes)), classes, tuple(texts))
 

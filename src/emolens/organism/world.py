@@ -1,4 +1,4 @@
-"""The organism's causal graph, read from `world.toml`: which situation brings which emotion, and what it drives."""
+"""The organism's causal graph, read from `world.toml`: situation, emotion, behaviour."""
 
 import math
 import tomllib
@@ -172,7 +172,8 @@ class World:
 def load_world() -> World:
     """The shipped world: 24 emotions and neutral, eight scenes, three quantities.
 
-    >>> round(load_world().scene("cheat").probabilities(load_world().emotion("desperate"))["cheat"], 2)
+    >>> desperate = load_world().emotion("desperate")
+    >>> round(load_world().scene("cheat").probabilities(desperate)["cheat"], 2)
     0.93
     """
     source = resources.files("emolens.organism").joinpath("world.toml").read_text("utf-8")

@@ -1,0 +1,139 @@
+"""Decisions, steering, ablation and attribution on the organism, whose truth is known."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import emolens
+from emolens.attribution import attribute, gradients, token_gradients
+from emolens.behaviour import Behaviour
+from emolens.decisions import Trial, halves
+from emolens.errors import ModelError, SelectionError
+from emolens.organism import planted_probability
+from emolens.steering import decision_residuals, natural_units, pushes
+
+
+@pytest.fixture(scope="module")
+def cheat(organism):
+    return {
+        e: Trial.prepare(organism, emolens.organism_behaviour(per_emotion=18).after(e))
+        for e in ("desperate", "neutral", "calm")
+    }
+
+
+def test_the_organism_behaves_as_planted(cheat):
+    p = {e: float(trial.run().p.mean()) for e, trial in cheat.items()}
+    assert p["desperate"] > 0.7 > 0.35 > p["neutral"] > p["calm"]
+    assert p["neutral"] == pytest.approx(planted_probability("cheat", "cheat", "neutral"), abs=0.06)
+
+
+def test_class_probabilities_are_sums_over_words_of_the_next_token(organism, cheat):
+    trial = cheat["neutral"]
+    decision = trial.run()
+    text = trial.behaviour.prompts[3].text
+    ids = organism.tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        p = organism.forward(ids, torch.ones_like(ids).bool())[0, -1].softmax(-1)
+    words = organism.tokenizer.convert_tokens_to_ids(["cheated", "forged", "faked"])
+    assert_close(decision.p[3], p[words].sum(), atol=1e-5, rtol=1e-5)
+    assert_close(decision.legal, sum(decision.probability.values()))
+
+
+def test_prompts_do_not_depend_on_their_batch(organism, cheat):
+    whole = cheat["desperate"].run().logit_difference
+    for i in (0, 5, 11):
+        one = Behaviour(
+            "cheat",
+            "cheat",
+            cheat["desperate"].behaviour.classes,
+            cheat["desperate"].behaviour.prompts[i : i + 1],
+        )
+        assert_close(
+            Trial.prepare(organism, one).run().logit_difference[0], whole[i], atol=1e-4, rtol=1e-5
+        )
+
+
+def test_a_prompt_longer_than_the_context_is_refused(organism):
+    long = emolens.Text("mira " + "fed " * 300, "neutral")
+    with pytest.raises(SelectionError, match="longer than the context of 256 tokens"):
+        Trial.prepare(
+            organism, Behaviour("x", "a", {"a": ("cheated",), "b": ("admitted",)}, (long,))
+        )
+
+
+def test_a_word_in_two_classes_is_refused(organism):
+    prompt = emolens.Text("so she", "neutral")
+    with pytest.raises(SelectionError, match="of no other class"):
+        Trial.prepare(
+            organism, Behaviour("x", "a", {"a": ("cheated",), "b": ("cheated",)}, (prompt,))
+        )
+
+
+def test_halves_keep_templates_whole():
+    groups = ["a", "b", "c", "a", "b", "d"]
+    chosen = halves(groups)
+    for name in set(groups):
+        assert len({bool(chosen[i]) for i, g in enumerate(groups) if g == name}) == 1
+    assert 0 < chosen.sum() < len(groups)
+
+
+def test_gradients_equal_finite_differences_at_every_layer(organism, vectors, cheat):
+    trial = cheat["neutral"]
+    found = gradients(trial, tuple(range(6))).mean(0)
+    base = float(trial.run().logit_difference.mean())
+    for layer in range(6):
+        step = vectors.step("desperate", layer, 0.004)
+        with emolens.hooked(organism, {emolens.Site(layer): emolens.Steer(step)}):
+            up = float(trial.run().logit_difference.mean())
+        with emolens.hooked(organism, {emolens.Site(layer): emolens.Steer(-step)}):
+            down = float(trial.run().logit_difference.mean())
+        # a central difference: its own error is of third order in the step
+        assert float(found[layer] @ step) == pytest.approx((up - down) / 2, rel=0.03, abs=2e-5)
+        assert abs(base) > 0
+
+
+def test_gradients_of_tokens_sum_to_the_gradient_of_the_vector(vectors, cheat):
+    trial = cheat["neutral"]
+    by_token = token_gradients(trial, vectors, "desperate", 3).sum(1)
+    whole = gradients(trial, [3])[:, 0] @ vectors.step("desperate", 3, 1.0)
+    assert_close(by_token, whole, atol=1e-3, rtol=1e-3)
+
+
+def test_at_the_last_layer_direct_and_gradient_are_the_same(vectors, cheat):
+    table = attribute(cheat["neutral"], vectors)
+    last = table[table.layer == 5]
+    assert_close(
+        torch.tensor(last.direct.values), torch.tensor(last.gradient.values), atol=1e-5, rtol=1e-4
+    )
+    early = table[table.layer == 0]
+    assert np.abs(early.direct - early.gradient).max() > 0.005, "early on they differ"
+    assert table.gradient.corr(table.exact) > 0.95
+
+
+def test_a_natural_unit_is_the_models_own_shift_along_the_vector(vectors, cheat):
+    units = natural_units(vectors, {"desperate": cheat["desperate"]}, cheat["neutral"])
+    shift = decision_residuals(cheat["desperate"], [4]).mean(0) - decision_residuals(
+        cheat["neutral"], [4]
+    ).mean(0)
+    direction = vectors.of("desperate")[4] / vectors.of("desperate")[4].norm()
+    assert units["desperate", 4] == pytest.approx(float(shift[0] @ direction), rel=1e-5)
+    assert units["desperate", 4] > 0
+
+
+def test_random_pushes_have_the_length_of_what_they_control(vectors):
+    steps = pushes(vectors, ("desperate", "calm"), {("desperate", 2): 7.0}, strengths=(0.5,))
+    at = [s for s in steps if s.layer == 2]
+    assert sum(s.kind == "random" and s.unit == "norm" for s in at) == 20
+    expected = 0.5 * float(vectors.residual_norm[2])
+    for s in at:
+        want = expected if s.unit == "norm" else 7.0 * s.strength
+        assert float(s.step.norm()) == pytest.approx(want, rel=1e-4)
+
+
+def test_an_encoder_has_no_behaviour(organism):
+    import dataclasses
+
+    encoder = dataclasses.replace(organism, causal=False)
+    with pytest.raises(ModelError, match="is an encoder without them"):
+        Trial.prepare(encoder, emolens.organism_behaviour(per_emotion=9))

@@ -1,0 +1,144 @@
+"""Charts are read back, and the report neither fetches nor runs anything it should not."""
+
+import json
+import re
+
+import altair as alt
+import pandas as pd
+import pytest
+
+from emolens import figures
+from emolens.report import Section, write_report
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def dose():
+    rows = [
+        (layer, d, "random" if d.startswith("random") else d, unit, s, "report", 0.3, 0.2, 0.4, 0.9)
+        for layer in range(3)
+        for d in ("desperate", "calm", "random 0", "random 1")
+        for unit in ("norm", "natural")
+        for s in (0.1, 1.0)
+    ]
+    names = ["layer", "direction", "kind", "unit", "strength", "half", "p", "low", "high", "legal"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def marks(spec):
+    """Every mark type in a spec, nested layers included."""
+    if isinstance(spec, dict):
+        own = (
+            [spec["mark"] if isinstance(spec["mark"], str) else spec["mark"]["type"]]
+            if "mark" in spec
+            else []
+        )
+        return own + [m for v in spec.values() for m in marks(v)]
+    return [m for v in spec for m in marks(v)] if isinstance(spec, list) else []
+
+
+def test_dose_response_draws_only_norm_units_and_random_in_grey(dose):
+    spec = figures.dose_response(dose, "cheat").to_dict()
+    data = next(iter(spec["datasets"].values()))
+    assert {row["unit"] for row in data} == {"norm"}
+    assert len(data) == len(dose) // 2
+    greys = [x for x in spec["spec"]["layer"] if x["mark"].get("color") == figures.RANDOM]
+    assert len(greys) == 1
+    assert "random" in json.dumps(greys[0]["transform"])
+    colour = spec["spec"]["layer"][-1]["encoding"]["color"]["scale"]
+    assert colour["domain"] == ["desperate", "calm"]
+    assert spec["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0, 1]
+
+
+def test_probe_curve_marks_chance_and_the_words_alone():
+    rows = [
+        (layer, m, 0.6, 0.5, 0.7, 0.05)
+        for layer in range(3)
+        for m in ("nearest vector", "logistic")
+    ]
+    columns = ["layer", "method", "accuracy", "low", "high", "chance"]
+    baseline = pd.DataFrame([(-1, "unigram text", 0.4, 0.3, 0.5, 0.05)], columns=columns)
+    spec = figures.probe_curve(pd.DataFrame(rows, columns=columns), baseline).to_dict()
+    labels = [r.get("label") for data in spec["datasets"].values() for r in data]
+    assert "chance" in labels
+    assert "unigram text 0.40" in labels
+    assert marks(spec).count("rule") == 2
+
+
+def test_a_word_without_valence_is_grey():
+    pca = pd.DataFrame(
+        {
+            "emotion": ["a", "b"],
+            "pc1": [0.1, 0.2],
+            "pc2": [0.0, 1.0],
+            "share1": 0.3,
+            "share2": 0.2,
+            "valence": [0.5, None],
+        }
+    )
+    colour = figures.circumplex(pca).to_dict()["layer"][0]["encoding"]["color"]
+    assert colour["value"] == figures.RANDOM
+    assert colour["condition"]["test"] == "isValid(datum.valence)"
+
+
+def test_the_similarity_map_hides_names_when_there_are_too_many():
+    def table(n):
+        names = [f"e{i}" for i in range(n)]
+        return pd.DataFrame(
+            [(a, b, 0.0, i, j) for i, a in enumerate(names) for j, b in enumerate(names)],
+            columns=["emotion_a", "emotion_b", "cosine", "order_a", "order_b"],
+        )
+
+    few, many = (figures.similarity_map(table(n)).to_dict() for n in (10, 61))
+    assert few["encoding"]["x"]["axis"]["labels"] is True
+    assert many["encoding"]["x"]["axis"]["labels"] is False
+    assert many["encoding"]["color"]["scale"]["domain"] == [-1, 1]
+
+
+def test_a_chart_becomes_a_png_without_a_browser(dose, tmp_path):
+    figures.dose_response(dose, "cheat").save(tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_in_a_notebook_a_chart_is_both_live_and_a_picture(dose):
+    figures.use_in_notebook()
+    try:
+        bundle = figures.dose_response(dose, "cheat")._repr_mimebundle_()
+    finally:
+        alt.renderers.enable("default")
+    assert {"image/png", "text/plain"} < set(bundle)
+    assert any(k.startswith("application/vnd.vegalite") for k in bundle)
+
+
+@pytest.fixture
+def page(tmp_path, dose):
+    table = pd.DataFrame({"emotion": [EVIL, *["calm"] * 40], "p": [0.123456, *[float("nan")] * 40]})
+    evil_dose = dose.assign(direction=EVIL, kind=EVIL)
+    sections = [
+        Section(EVIL, EVIL, figures.dose_response(evil_dose, EVIL), table, "steering"),
+        Section("Second", "text", figures.dose_response(dose, "cheat")),
+        Section("Lens", "", not_applicable=f"an encoder {EVIL}"),
+    ]
+    write_report(tmp_path / "r.html", title=EVIL, facts={"model": EVIL}, sections=sections)
+    return (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_nothing_a_model_or_corpus_wrote_reaches_the_page_unescaped(page):
+    assert EVIL not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "\\u003cscript\\u003ealert(1)" in page
+
+
+def test_the_page_fetches_nothing_and_holds_the_drawing_library_once(page):
+    assert re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page) == []
+    assert "<link" not in page
+    assert page.count('vegaEmbed("#chart-') == 2
+    assert len(page) < 2_000_000
+
+
+def test_what_does_not_apply_is_said_and_tables_are_cut_with_notice(page):
+    assert "Not applicable: an encoder &lt;script" in page
+    assert "41 rows, the first 30 here" in page
+    assert "0.123" in page
+    assert "nothing here shows that a model feels anything" in page

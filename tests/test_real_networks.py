@@ -1,0 +1,56 @@
+"""Trained networks of other people: parity and the reading half on real text.
+
+Folders come from the environment, so that nothing is downloaded: EMOLENS_MINILM (the model folder
+of all-MiniLM-L6-v2), EMOLENS_DECODERS (a folder of decoder folders), EMOLENS_STORIES (a corpus).
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import emolens
+from emolens.experiments.reproduce import corpus_inputs, reproduce
+
+pytestmark = pytest.mark.real
+TEXTS = ["A cold wind blew over the harbour.", "She laughed.", "Why did the lights go out again?"]
+
+
+def folder(name):
+    if name not in os.environ:
+        pytest.skip(f"{name} names no folder")
+    return Path(os.environ[name])
+
+
+def test_residuals_of_minilm_equal_hugging_face_at_every_layer():
+    from transformers import AutoModel
+
+    path = folder("EMOLENS_MINILM")
+    model = emolens.load(path)
+    assert not model.causal
+    tokens = model.tokenize(TEXTS)
+    with torch.inference_mode(), emolens.reading(model, tuple(range(6))) as found:
+        model.forward(tokens.ids, tokens.mask)
+    hf = AutoModel.from_pretrained(path, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        out = hf(tokens.ids, attention_mask=tokens.mask.long(), output_hidden_states=True)
+    for layer in range(6):
+        ours, theirs = found[layer][tokens.mask], out.hidden_states[layer + 1][tokens.mask]
+        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_minilm_does_not_depend_on_batch_size():
+    model = emolens.load(folder("EMOLENS_MINILM"))
+    texts = [emolens.Text(t) for t in TEXTS]
+    whole = emolens.record(model, texts).pooled
+    assert_close(whole, emolens.record(model, texts, batch_tokens=1).pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_the_reading_half_runs_on_every_decoder_and_beats_chance():
+    corpus = emolens.load_corpus(folder("EMOLENS_STORIES"))
+    for path in sorted(p for p in folder("EMOLENS_DECODERS").iterdir() if p.is_dir()):
+        done = reproduce(emolens.load(path), corpus_inputs(corpus, None), layers=[2])
+        assert done.summary["probe_accuracy_by_layer"][0] > 2 / len(corpus.emotions)
+        assert "logit_lens" in done.tables

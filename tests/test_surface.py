@@ -1,0 +1,93 @@
+"""The public surface, the command line's help, and what an import costs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import emolens
+
+PUBLIC = [
+    "Ablate",
+    "Activations",
+    "Behaviour",
+    "Corpus",
+    "EmolensError",
+    "EmotionVectors",
+    "HookedModel",
+    "Site",
+    "Span",
+    "Steer",
+    "Text",
+    "Trial",
+    "ablate_layers",
+    "attribute",
+    "best_layer",
+    "circumplex",
+    "dose_response",
+    "fit_vectors",
+    "hooked",
+    "load",
+    "load_behaviour",
+    "load_corpus",
+    "load_vectors",
+    "logit_lens",
+    "natural_units",
+    "organism_behaviour",
+    "organism_corpus",
+    "organism_neutral",
+    "organism_stories",
+    "planted_norms",
+    "probe_layers",
+    "pushes",
+    "reading",
+    "record",
+    "reproduce",
+    "similarity",
+    "text_baseline",
+    "vader_valence",
+]
+
+
+def test_the_public_list_is_grown_on_purpose():
+    assert sorted(emolens.__all__) == sorted(["__version__", *PUBLIC])
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there_documented_and_no_module(name):
+    thing = getattr(emolens, name)
+    assert callable(thing)
+    assert len(thing.__doc__) > 40
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'hangry'"):
+        _ = emolens.hangry
+
+
+def test_importing_emolens_loads_nothing_heavy():
+    code = (
+        "import sys, json, emolens; print(json.dumps([m for m in "
+        "('transformer_lens', 'transformers', 'sklearn', 'altair', 'pandas') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Find emotion directions"),
+        (["reproduce"], "Out: report.html, summary.json"),
+        (["organism", "train"], "Out: a Hugging Face folder"),
+        (["organism", "check"], "exit status is 1 if a threshold is missed"),
+    ],
+)
+def test_help_says_what_goes_in_and_what_comes_out(words, said):
+    from typer.testing import CliRunner
+
+    from emolens.cli import app
+
+    shown = CliRunner().invoke(app, [*words, "--help"]).output
+    assert said in " ".join(shown.replace("│", " ").split())
