@@ -38,7 +38,7 @@ def pip(python: Path, *words: str) -> None:
 def has_gpu() -> bool:
     """Whether an NVIDIA driver answers."""
     tool = shutil.which("nvidia-smi")
-    return bool(tool) and subprocess.run([tool], capture_output=True, check=False).returncode == 0
+    return tool is not None and not subprocess.run([tool], capture_output=True).returncode
 
 
 def pip_finds_cpu_torch(python: Path) -> bool:

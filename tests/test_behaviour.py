@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 import emolens
-from emolens.attribution import attribute, gradients, token_gradients
+from emolens.attribution import attribute, gradients
 from emolens.behaviour import Behaviour
 from emolens.decisions import Trial, halves
 from emolens.errors import ModelError, SelectionError
@@ -91,13 +91,6 @@ def test_gradients_equal_finite_differences_at_every_layer(organism, vectors, ch
         # a central difference: its own error is of third order in the step
         assert float(found[layer] @ step) == pytest.approx((up - down) / 2, rel=0.03, abs=2e-5)
         assert abs(base) > 0
-
-
-def test_gradients_of_tokens_sum_to_the_gradient_of_the_vector(vectors, cheat):
-    trial = cheat["neutral"]
-    by_token = token_gradients(trial, vectors, "desperate", 3).sum(1)
-    whole = gradients(trial, [3])[:, 0] @ vectors.step("desperate", 3, 1.0)
-    assert_close(by_token, whole, atol=1e-3, rtol=1e-3)
 
 
 def test_at_the_last_layer_direct_and_gradient_are_the_same(vectors, cheat):

@@ -124,3 +124,20 @@ def test_an_encoder_gets_no_numbers_from_logits_it_does_not_have(organism):
     assert all("encoder" in why for why in done.not_applicable.values())
     assert not {"logit_lens", "steering", "ablation", "attribution"} & set(done.tables)
     assert "not applicable: steering" in repr(done)
+
+
+def test_a_behaviour_from_a_file_gives_the_causal_half_on_any_decoder(organism, tmp_path):
+    behaviour = emolens.organism_behaviour("threat", per_emotion=9)
+    prompts = [{"text": t.text, "emotion": t.emotion, "group": t.group} for t in behaviour.prompts]
+    raw = {"name": "threat", "target": "threat", "prompts": prompts}
+    raw["classes"] = {k: list(v) for k, v in behaviour.classes.items()}
+    (tmp_path / "threat.json").write_text(json.dumps(raw))
+    read = emolens.load_behaviour(tmp_path / "threat.json")
+    ours = emolens.Trial.prepare(organism, behaviour).run().p
+    theirs = emolens.Trial.prepare(organism, read).run().p
+    assert (ours - theirs).abs().max() == 0
+    corpus = emolens.Corpus(few_stories(), emolens.organism_neutral(20))
+    done = reproduce(organism, corpus_inputs(corpus, read), layers=[4])
+    assert done.not_applicable == {}
+    assert done.summary["p_threat"]["desperate"] > done.summary["p_threat"]["calm"]
+    assert set(done.summary["steered_p_threat"]) == {"desperate", "calm", "random"}

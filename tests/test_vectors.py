@@ -48,7 +48,7 @@ def neutral(d_model=16, scale=1e-3, axis=0):
 
 def test_planted_directions_come_back_with_their_sign():
     stories, directions = planted()
-    vectors = fit_vectors(stories, neutral(), variance=0)
+    vectors = fit_vectors(stories, neutral(), variance=0.0)
     expected = directions - directions.mean(0)
     assert_close(vectors.at(0), expected, atol=0.05, rtol=0)
     assert vectors.emotions == ("joy", "fear", "rage")
@@ -56,14 +56,14 @@ def test_planted_directions_come_back_with_their_sign():
 
 def test_the_vectors_of_one_layer_sum_to_zero_before_and_after_denoising():
     stories, _ = planted()
-    for variance in (0, 0.5):
+    for variance in (0.0, 0.5):
         vectors = fit_vectors(stories, neutral(), variance=variance)
         assert_close(vectors.at(0).sum(0), torch.zeros(16), atol=1e-5, rtol=0)
 
 
 def test_denoising_removes_the_neutral_axis_and_nothing_else():
     stories, _ = planted()
-    plain = fit_vectors(stories, neutral(axis=3), variance=0)
+    plain = fit_vectors(stories, neutral(axis=3), variance=0.0)
     clean = fit_vectors(stories, neutral(axis=3), variance=0.5)
     assert plain.at(0)[:, 3].abs().max() > 0.1
     assert clean.at(0)[:, 3].abs().max() < 1e-3
@@ -104,7 +104,7 @@ def test_neutral_stories_are_not_an_emotion():
 def test_the_centred_readout_finds_the_emotion_where_the_uncentred_one_cannot():
     stories, directions = planted(noise=0.01)
     stories = activations(stories.pooled + 50 * directions[2], stories.emotions)
-    vectors = fit_vectors(stories, neutral(), variance=0)
+    vectors = fit_vectors(stories, neutral(), variance=0.0)
     truth = torch.tensor([vectors.emotions.index(e) for e in stories.emotions])
     centred = centred_cosine(vectors.at(0), vectors.mean[0], stories.at(0)).argmax(1)
     raw = centred_cosine(vectors.at(0), torch.zeros(16), stories.at(0)).argmax(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from emolens.decisions import Trial
 from emolens.hooks import hooked
-from emolens.interventions import Intervention, Steer, unit
+from emolens.interventions import Intervention, Steer
 from emolens.progress import track
 from emolens.sites import Site
 from emolens.vectors import EmotionVectors
@@ -67,25 +67,3 @@ def attribute(trial: Trial, vectors: EmotionVectors, *, strength: float = STRENG
         slope = slopes[vectors.layers.index(layer)]
         rows.append((emotion, layer, float(slope @ step), float(last @ step), exact))
     return pd.DataFrame(rows, columns=["emotion", "layer", "gradient", "direct", "exact"])
-
-
-def token_gradients(
-    trial: Trial, vectors: EmotionVectors, emotion: str, layer: int
-) -> Float[Tensor, "text token"]:
-    """Which tokens the emotion's vector would act through: gradient along it, position by position.
-
-    In logits of the logit difference per residual norm added at that one position.
-    """
-    unit_step = unit(vectors.of(emotion)[vectors.column(layer)])
-    norm = vectors.residual_norm[vectors.column(layer)]
-    dtype = next(trial.model.host.parameters()).dtype
-    delta = torch.zeros(
-        (*trial.tokens.ids.shape, trial.model.d_model),
-        device=trial.model.device,
-        dtype=dtype,
-        requires_grad=True,
-    )
-    with torch.enable_grad(), hooked(trial.model, {Site(layer): lambda r: r + delta}):
-        total = trial.decide(trial.logits()).logit_difference.sum()
-        (found,) = torch.autograd.grad(total, delta)
-    return (found.float().cpu() @ unit_step) * norm * trial.tokens.mask

@@ -123,13 +123,14 @@ def reproduce(
         inputs = job.corpus_inputs(load_corpus(stories, neutral=neutral), decision, pair)
     fitted = load_vectors(vectors) if vectors else None
     hooked = load(model, device=device)
-    settings = {"layers": chosen, "seed": seed, "emotions": pair, "behaviour": str(decision)}
-    folder = out or job.prepare_folder(job.output_folder(hooked, inputs, settings))
+    folder = out or job.prepare_folder(
+        job.output_folder(hooked.name, hooked.fingerprint, inputs, chosen, seed, str(vectors))
+    )
     done = job.reproduce(hooked, inputs, layers=chosen, vectors=fitted, seed=seed)
     done.save(folder)
     write_reproduction(done, folder / "report.html")
     if as_json:
-        typer.echo(json.dumps(done.summary))
+        typer.echo((folder / "summary.json").read_text("utf-8"), nl=False)
         return
     typer.echo(repr(done))
     typer.echo(f"report: {folder / 'report.html'}")
@@ -137,19 +138,24 @@ def reproduce(
 
 @organism_app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for the weights, tokenizer and log.")],
     tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 12_000_000,
+    out: Out = None,
     seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train the organism from scratch (about 15 minutes on two cores).
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
     training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights.
     """
-    from emolens.experiments.reproduce import prepare_folder
+    from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.organism.train import Recipe, train as run
 
-    run(Recipe(tokens=tokens, seed=seed), prepare_folder(out))
+    recipe = Recipe(tokens=tokens, seed=seed)
+    folder = prepare_folder(out or output_folder("organism", recipe))
+    last = run(recipe, folder, device=device or "cpu")
+    typer.echo(json.dumps(last) if as_json else f"organism: {folder}")
 
 
 @organism_app.command()
@@ -162,17 +168,18 @@ def check(
 ) -> None:
     """Hold the organism against every threshold it must meet (about a minute).
 
-    In: the shipped weights or a folder. Out: a table, also as thresholds.csv with --out; the exit
-    status is 1 if a threshold is missed.
+    In: the shipped weights or a folder. Out: a table, also as thresholds.csv; the exit status is 1
+    if a threshold is missed.
     """
     from emolens.experiments.acceptance import acceptance
-    from emolens.experiments.reproduce import prepare_folder
+    from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
 
-    folder = prepare_folder(out) if out else None
-    table = acceptance(load(model, device=device), seed=seed)
-    if folder is not None:
-        table.to_csv(folder / "thresholds.csv", index=False)
+    hooked = load(model, device=device)
+    name = output_folder(hooked.name, "thresholds", hooked.fingerprint, seed)
+    folder = prepare_folder(out or name)
+    table = acceptance(hooked, seed=seed)
+    table.to_csv(folder / "thresholds.csv", index=False)
     typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
     raise typer.Exit(0 if bool(table.passed.all()) else 1)
 

@@ -38,6 +38,11 @@ def _probability(name: str, title: str) -> alt.Y:
     return alt.Y(f"{name}:Q", title=title, scale=alt.Scale(domain=[0, 1]))
 
 
+def _tip(names: Sequence[str], numbers: Sequence[str]) -> list[alt.Tooltip]:
+    """What hovering shows: names as they are, numbers with four digits."""
+    return [alt.Tooltip(n) for n in names] + [alt.Tooltip(n, format=".4~g") for n in numbers]
+
+
 def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> alt.TopLevelMixin:
     """Held-out accuracy by layer with 95% bands; dashed: the words alone, and chance.
 
@@ -47,11 +52,11 @@ def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> al
     """
     lines = probe.rename(columns={"method": "name"})
     base = alt.Chart(lines).encode(_layer(), _colour(lines.name.unique(), "probe"))
-    tip = [alt.Tooltip(c, format=".3f") for c in ("accuracy", "low", "high")]
+    tip = _tip(("name", "layer"), ("accuracy", "low", "high"))
     drawn = [
         base.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
         base.mark_line(point=True).encode(
-            _probability("accuracy", "accuracy on held-out groups"), tooltip=["name", "layer", *tip]
+            _probability("accuracy", "accuracy on held-out groups"), tooltip=tip
         ),
         _rule(float(probe.chance.iloc[0]), "chance", below=False),
     ]
@@ -88,7 +93,7 @@ def similarity_map(similarity: pd.DataFrame) -> alt.TopLevelMixin:
             alt.X("emotion_b:N", sort=order, title="", axis=axis),
             alt.Y("emotion_a:N", sort=order, title="", axis=axis),
             alt.Color("cosine:Q", scale=alt.Scale(scheme="redblue", domain=[-1, 1], reverse=True)),
-            tooltip=["emotion_a", "emotion_b", alt.Tooltip("cosine", format=".3f")],
+            tooltip=_tip(("emotion_a", "emotion_b"), ("cosine",)),
         )
     )
     return _finish(chart.properties(width=size, height=size))
@@ -113,8 +118,9 @@ def circumplex(pca: pd.DataFrame) -> alt.TopLevelMixin:
     base = alt.Chart(pca).encode(
         alt.X("pc1:Q", title=f"PC1 ({shares.share1:.0%} of variance)", scale=alt.Scale(padding=30)),
         alt.Y("pc2:Q", title=f"PC2 ({shares.share2:.0%} of variance)", scale=alt.Scale(padding=24)),
-        tooltip=["emotion", alt.Tooltip("pc1", format=".2f"), alt.Tooltip("pc2", format=".2f")]
-        + [alt.Tooltip(n, format=".2f") for n in ("valence", "arousal") if n in pca],
+        tooltip=_tip(
+            ("emotion",), [n for n in ("pc1", "pc2", "valence", "arousal") if n in pca.columns]
+        ),
     )
     points = base.mark_circle(size=90, stroke="#777777", strokeWidth=0.6, opacity=1).encode(
         color=valence
@@ -131,13 +137,7 @@ def circumplex_curve(circumplex: pd.DataFrame) -> alt.TopLevelMixin:
     """
     lines = circumplex.rename(columns={"axis": "name"})
     base = alt.Chart(lines).encode(_layer(), _colour(lines.name.unique(), "norm"))
-    tip = [
-        "name",
-        "layer",
-        alt.Tooltip("r2", format=".3f"),
-        alt.Tooltip("p", format=".4f"),
-        "words",
-    ]
+    tip = _tip(("name", "layer"), ("r2", "p", "words"))
     drawn = base.mark_line(point=True).encode(_probability("r2", "R2 on PC1-2"), tooltip=tip)
     null = base.mark_line(strokeDash=[5, 4], opacity=0.7).encode(_probability("null_95", ""))
     return _finish((drawn + null).properties(width=WIDTH, height=HEIGHT))
@@ -153,10 +153,7 @@ def behaviour_bars(behaviour: pd.DataFrame, name: str) -> alt.TopLevelMixin:
     order = behaviour.emotion.tolist()
     base = alt.Chart(behaviour).encode(
         alt.Y("emotion:N", sort=order, title="situation"),
-        tooltip=[
-            "emotion",
-            *(alt.Tooltip(c, format=".3f") for c in ("p", "low", "high", "planted")),
-        ],
+        tooltip=_tip(("emotion",), ("p", "low", "high", "planted")),
     )
     title = f"P({name}), planted rate as a tick"
     bars = base.mark_bar(size=16, color=COLOURS[1], opacity=0.65).encode(
@@ -178,7 +175,7 @@ def dose_response(dose: pd.DataFrame, name: str) -> alt.TopLevelMixin:
     """
     shown = dose[dose.unit == "norm"].rename(columns={"direction": "name"})
     kinds = [k for k in shown.kind.unique() if k != "random"]
-    tip = ["name", "layer", "strength", *(alt.Tooltip(c, format=".3f") for c in ("p", "legal"))]
+    tip = _tip(("name", "layer"), ("strength", "p", "legal"))
     x = alt.X("strength:Q", title="strength (residual norms)")
     base = alt.Chart(shown).encode(x, tooltip=tip)
     felt = base.transform_filter(alt.datum.kind != "random").encode(_colour(kinds, "direction"))
@@ -203,7 +200,7 @@ def ablation_curve(ablation: pd.DataFrame, name: str) -> alt.TopLevelMixin:
     """
     shown = ablation.rename(columns={"direction": "name"})
     kinds = [k for k in shown.kind.unique() if k != "random"]
-    tip = ["name", "layer", *(alt.Tooltip(c, format=".3f") for c in ("p", "excess_removed"))]
+    tip = _tip(("name", "layer"), ("p", "excess_removed"))
     base = alt.Chart(shown).encode(_layer(), tooltip=tip)
     felt = base.transform_filter(alt.datum.kind != "random").encode(_colour(kinds, "removed"))
     random = base.transform_filter(alt.datum.kind == "random").mark_tick(color=RANDOM, opacity=0.8)
@@ -231,8 +228,7 @@ def attribution_scatter(attribution: pd.DataFrame) -> alt.TopLevelMixin:
         .mark_circle(size=55, opacity=0.85)
         .encode(
             color=alt.Color("layer:O", scale=alt.Scale(scheme="viridis")),
-            tooltip=["emotion", "layer"]
-            + [alt.Tooltip(c, format=".4f") for c in ("gradient", "exact")],
+            tooltip=_tip(("emotion", "layer"), ("gradient", "exact")),
         )
     )
     both = (line + points).encode(
@@ -259,7 +255,7 @@ def attribution_bars(attribution: pd.DataFrame, emotions: Sequence[str]) -> alt.
             alt.Y("logits:Q", title="change of logit difference"),
             _colour(["gradient", "direct", "exact"], "by"),
             xOffset=alt.XOffset("name:N", sort=["gradient", "direct", "exact"]),
-            tooltip=["emotion", "layer", "name", alt.Tooltip("logits", format=".4f")],
+            tooltip=_tip(("emotion", "layer", "name"), ("logits",)),
         )
         .properties(width=SMALL_WIDTH + 90, height=HEIGHT - 70)
         .facet(alt.Column("emotion:N", title="", sort=list(emotions)))

@@ -48,8 +48,8 @@ def principal_components(vectors: EmotionVectors, layer: int, norms: Norms) -> p
     table = pd.DataFrame({"layer": layer, "emotion": vectors.emotions})
     for axis, (name, norm) in enumerate(zip(("pc1", "pc2"), ("valence", "arousal"), strict=True)):
         known = [vectors.emotions.index(e) for e in norms.get(norm, {}) if e in vectors.emotions]
-        truth = [norms[norm][vectors.emotions[i]] for i in known]
-        turned = len(known) > 1 and np.dot(scores[known, axis], truth - np.mean(truth)) < 0
+        truth = np.array([norms[norm][vectors.emotions[i]] for i in known])
+        turned = len(known) > 1 and np.dot(scores[known, axis], truth - truth.mean()) < 0
         table[name] = -scores[:, axis] if turned else scores[:, axis]
         table[f"share{axis + 1}"] = pca.explained_variance_ratio_[axis]
     for norm, values in norms.items():

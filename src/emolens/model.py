@@ -1,7 +1,7 @@
 """The one door to TransformerLens: open a model, turn texts into tokens, run it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -293,7 +293,7 @@ def _open(
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(source, **options)
             causal = _is_causal(config)
-            kind = (
+            kind: Any = (
                 transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
             )
             hf, report = kind.from_pretrained(
@@ -328,7 +328,7 @@ def _is_causal(config: Any) -> bool:
     return architectures[0].endswith(_CAUSAL)
 
 
-def _check_complete(hf: Any, missing: Sequence[str], name: str, causal: bool) -> None:
+def _check_complete(hf: Any, missing: Iterable[str], name: str, causal: bool) -> None:
     """Refuse what Hugging Face would fill with random weights; an encoder's head is unused."""
     prefix = f"{hf.base_model_prefix}."
     lacking = sorted(k for k in missing if causal or k.startswith(prefix))

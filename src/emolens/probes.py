@@ -1,13 +1,13 @@
 """How well the emotion of an unseen group can be read from activations, layer by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -16,7 +16,9 @@ from emolens.errors import CorpusError
 from emolens.progress import track
 from emolens.statistics import clustered_interval
 from emolens.text import Text
+from emolens.vectors import centred_cosine
 
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 COLUMNS = ["layer", "method", "accuracy", "low", "high", "chance"]
 
 
@@ -40,8 +42,9 @@ def group_folds(
 def probe_layers(activations: Activations, *, folds: int = 3, seed: int = 0) -> pd.DataFrame:
     """Accuracy of probes on groups (topics, templates) that they were not fitted on.
 
-    Two probes at each layer: the nearest class mean, and multinomial logistic regression on
-    standardised features. All labels count, neutral included.
+    Two probes at each layer: the nearest vector (class mean minus mean over classes, by centred
+    cosine), and multinomial logistic regression on standardised features. All labels count,
+    neutral included.
 
     Returns:
         Columns layer, method, accuracy, low, high (95% bootstrap over groups), chance (0..1).
@@ -51,15 +54,15 @@ def probe_layers(activations: Activations, *, folds: int = 3, seed: int = 0) -> 
     """
     activations.require_emotions()
     labels = np.asarray(activations.emotions)
-    splits = group_folds(labels, activations.groups, folds=folds, seed=seed)
+    splits = group_folds(activations.emotions, activations.groups, folds=folds, seed=seed)
     rows = []
     for layer in track(activations.layers, "probes", len(activations.layers), "layers"):
         x = activations.at(layer).double().numpy()
-        for method, probe in (
-            ("nearest vector", NearestCentroid()),
-            ("logistic", _logistic(StandardScaler())),
+        for method, predict in (
+            ("nearest vector", _nearest),
+            ("logistic", _fitted(_logistic(StandardScaler()))),
         ):
-            rows.append((layer, method, *_accuracy(probe, x, labels, activations.groups, splits)))
+            rows.append((layer, method, *_accuracy(predict, x, labels, activations.groups, splits)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -71,11 +74,11 @@ def text_baseline(texts: Sequence[Text], *, folds: int = 3, seed: int = 0) -> pd
     """
     labels = np.asarray([t.emotion for t in texts])
     groups = [t.group for t in texts]
-    splits = group_folds(labels, groups, folds=folds, seed=seed)
+    splits = group_folds(labels.tolist(), groups, folds=folds, seed=seed)
     probe = _logistic(TfidfVectorizer(sublinear_tf=True))
     probe.set_params(logisticregression__C=10.0)
     strings = np.asarray([t.text for t in texts], dtype=object)
-    row = (-1, "unigram text", *_accuracy(probe, strings, labels, groups, splits))
+    row = (-1, "unigram text", *_accuracy(_fitted(probe), strings, labels, groups, splits))
     return pd.DataFrame([row], columns=COLUMNS)
 
 
@@ -83,9 +86,27 @@ def _logistic(features):
     return make_pipeline(features, LogisticRegression(C=0.1, max_iter=300, tol=1e-3))
 
 
-def _accuracy(probe, x, labels, groups, splits) -> tuple[float, float, float, float]:
+def _fitted(probe) -> Predict:
+    return lambda train, labels, test: probe.fit(train, labels).predict(test)
+
+
+def _nearest(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    names = np.unique(labels)
+    means = torch.from_numpy(np.stack([train[labels == name].mean(0) for name in names]))
+    grand = means.mean(0)
+    found = centred_cosine(means - grand, grand, torch.from_numpy(test)).argmax(1)
+    return names[found.numpy()]
+
+
+def _accuracy(
+    predict: Predict,
+    x: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    splits: list[tuple[np.ndarray, np.ndarray]],
+) -> tuple[float, float, float, float]:
     right = np.zeros(len(labels))
     for train, test in splits:
-        right[test] = probe.fit(x[train], labels[train]).predict(x[test]) == labels[test]
+        right[test] = predict(x[train], labels[train], x[test]) == labels[test]
     _, low, high = clustered_interval(right.tolist(), groups)
     return float(right.mean()), low, high, 1 / len(set(labels))

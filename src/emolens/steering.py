@@ -52,7 +52,7 @@ def natural_units(
     that after neutral ones, projected on the emotion's unit vector.
     """
     base = decision_residuals(neutral, vectors.layers).mean(0)
-    found = {}
+    found: dict[tuple[str, int], float] = {}
     for emotion, trial in emotional.items():
         shift = decision_residuals(trial, vectors.layers).mean(0) - base
         length = (shift * unit(vectors.of(emotion))).sum(-1)

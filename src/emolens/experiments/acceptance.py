@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -211,6 +212,12 @@ def _removal(
     yield Check("ablating desperate, others' behaviour, worst drop", drops.max(), most=0.2)
 
 
+def _raised(emotion: str, behaviour: tuple[str, str]) -> float:
+    """How much more likely the world makes a (scene, class) after this emotion than after none."""
+    scene, name = behaviour
+    return planted_probability(scene, name, emotion) - planted_probability(scene, name, NEUTRAL)
+
+
 def _other_behaviours(
     model: HookedModel, vectors: EmotionVectors, layer: int, seed: int
 ) -> pd.Series:
@@ -222,7 +229,7 @@ def _other_behaviours(
             continue
         scene, name = max(
             ((s, c) for s in world.scenes for c in world.scenes[s].base),
-            key=lambda sc: planted_probability(*sc, emotion) - planted_probability(*sc, NEUTRAL),
+            key=partial(_raised, emotion),
         )
         behaviour = organism_behaviour(scene, name, emotions=(emotion,), per_emotion=27, seed=seed)
         trial = Trial.prepare(model, behaviour)

@@ -45,7 +45,7 @@ def _lens_words(done: Reproduction) -> pd.DataFrame:
 
 
 def _shown_layer(done: Reproduction) -> int:
-    return done.summary.get("best_layer", done.summary.get("best_probe_layer"))
+    return int(done.summary.get("best_layer", done.summary.get("best_probe_layer", 0)))
 
 
 def sections(done: Reproduction) -> Iterator[Section]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from emolens.organism import (
     planted_probability,
     planted_words,
 )
-from emolens.probes import probe_layers, text_baseline
+from emolens.probes import group_folds, probe_layers, text_baseline
 from emolens.provenance import versions
 from emolens.readout import logit_lens
 from emolens.recording import record
@@ -97,8 +98,16 @@ class Reproduction:
             table.to_parquet(tables / f"{name}.parquet", index=False)
         if self.vectors is not None:
             self.vectors.save(out / "vectors.safetensors")
-        text = json.dumps(self.summary, indent=1, allow_nan=False)
-        (out / "summary.json").write_text(text + "\n")
+        (out / "summary.json").write_text(json.dumps(_finite(self.summary), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: Any) -> str:
@@ -173,6 +182,7 @@ def reproduce(
 
     Raises:
         SelectionError: for unknown emotions or layers, before any long work is done.
+        CorpusError: if the stories have too few topics to hold any out.
         ModelError: for vectors of another model.
     """
     began = time.perf_counter()
@@ -182,6 +192,8 @@ def reproduce(
         model.check_origin(vectors.provenance, "this set of vectors")
     if inputs.behaviour and model.causal:
         _check_emotions(inputs, vectors)
+    texts = inputs.corpus.stories
+    group_folds([t.emotion for t in texts], [t.group for t in texts], seed=seed)
     done = Reproduction(model, inputs)
     stories = record(model, inputs.corpus.stories, layers=chosen)
     if vectors is None:
@@ -355,12 +367,14 @@ def _ablated(done: Reproduction, layer: int) -> None:
     }
 
 
-def output_folder(model: HookedModel, inputs: Inputs, settings: Mapping[str, Any]) -> Path:
-    """`emolens-out/<model>-<hash>`: the hash is of model, texts and settings."""
-    texts = [t.text for t in (*inputs.corpus.stories, *inputs.corpus.neutral)]
-    record = json.dumps([model.fingerprint, texts, dict(settings)], default=str)
-    digest = hashlib.sha256(record.encode()).hexdigest()[:8]
-    return Path("emolens-out") / f"{model.name.replace('/', '-')}-{digest}"
+def output_folder(name: str, *parts: object) -> Path:
+    """`emolens-out/<name>-<hash>`: the hash is of everything that decides the result.
+
+    >>> str(output_folder("organism", 1)) == str(output_folder("organism", 2))
+    False
+    """
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+    return Path("emolens-out") / f"{name.replace('/', '-')}-{digest}"
 
 
 def prepare_folder(out: Path) -> Path:

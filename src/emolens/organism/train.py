@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -69,7 +70,7 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
     """An untrained Llama of the recipe's size."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -126,9 +127,9 @@ def token_loss(
     model: LlamaForCausalLM, ids: Int[Tensor, "row token"], weights: Float[Tensor, " vocab"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Summed weighted next-token loss in nats, and the sum of weights, over real tokens."""
-    logits = model(ids, attention_mask=(ids != model.config.pad_token_id).long()).logits
-    targets = ids[:, 1:].flatten()
-    real = targets != model.config.pad_token_id
+    mask = torch.ne(ids, model.config.pad_token_id or 0)
+    logits = model(ids, attention_mask=mask.long()).logits
+    targets, real = ids[:, 1:].flatten(), mask[:, 1:].flatten()
     loss = cross_entropy(
         logits[:, :-1].flatten(0, 1).float()[real], targets[real], reduction="none"
     )
@@ -143,11 +144,11 @@ def validation_gap(
     """Loss on fresh documents beside the generator's entropy on the same ones, in nats a token."""
     draw = Draw(seed)
     documents = [document(world, draw) for _ in range(count)]
-    ones = torch.ones(len(tokenizer))
+    ones = torch.ones(len(tokenizer), device=model.device)
     sums = torch.zeros(2, dtype=torch.float64)
     rows = encode(tokenizer, documents)
     for ids in batches(rows, tokenizer.pad_token_id, 4096, random.Random(0)):
-        sums += torch.stack(token_loss(model, ids, ones)).double()
+        sums += torch.stack(token_loss(model, ids.to(model.device), ones)).double().cpu()
     loss, floor = float(sums[0] / sums[1]), sum(d.nats for d in documents) / float(sums[1])
     return {"loss": loss, "floor": floor, "gap": loss - floor}
 
@@ -163,7 +164,7 @@ def class_probability(
 ) -> float:
     """Mean P(behaviour) at the decision over fresh prompts; to watch a run, not to report it."""
     texts = [t.text for t in prompts(world, scene, emotion, 54, 0)]
-    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    batch = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
     logits = model(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
     last = batch["attention_mask"].sum(1) - 1
     p = logits[torch.arange(len(texts)), last].softmax(-1)
@@ -171,19 +172,22 @@ def class_probability(
     return float(p[:, verbs].sum(-1).mean())
 
 
-def train(recipe: Recipe, out: Path) -> None:
+def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, float]:
     """Train and write a Hugging Face folder: weights, tokenizer, `training.jsonl`, `recipe.json`.
 
     The log holds, every 500,000 tokens, the loss, the gap to the generator's entropy, and
     P(cheat) after desperate, neutral and calm situations: a run in which these three have not
     parted by three million tokens will not mend.
+
+    Returns:
+        The last record of the log.
     """
     world = load_world()
     tokenizer = build_tokenizer(world)
-    model = build_model(recipe, tokenizer)
+    model = build_model(recipe, tokenizer).to(device)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    began, next_check = time.time(), 0
+    began, next_check, record = time.time(), 0, {}
     with (out / "training.jsonl").open("w") as log, progress_bar() as bar:
         task = bar.add_task("training", total=recipe.tokens, unit="tokens")
         for seen in _steps(recipe, model, tokenizer, world):
@@ -199,13 +203,15 @@ def train(recipe: Recipe, out: Path) -> None:
     tokenizer.save_pretrained(out)
     digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     (out / "model.sha256").write_text(digest + "\n")
+    return record
 
 
 def _steps(
     recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World
 ) -> Iterator[int]:
     """Optimiser steps over the whole stream; gives the number of tokens seen after each."""
-    weights = torch.ones(len(tokenizer))
+    device = model.device
+    weights = torch.ones(len(tokenizer), device=device)
     weights[tokenizer.convert_tokens_to_ids(sorted(world.special_words()))] = recipe.special_weight
     optimiser = torch.optim.AdamW(
         model.parameters(),
@@ -219,8 +225,8 @@ def _steps(
         rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, seen / recipe.tokens)))
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            total, weight = token_loss(model, ids, weights)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            total, weight = token_loss(model, ids.to(device), weights)
         optimiser.zero_grad(set_to_none=True)
         (total / weight).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

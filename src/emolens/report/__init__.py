@@ -50,7 +50,11 @@ def write_report(
         title=title,
         facts=facts,
         parts=list(zip(sections, specs, strict=True)),
-        bundle=Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script")),
+        bundle=Markup(
+            vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
+                "</script", "<\\/script"
+            )
+        ),
         rows_shown=ROWS_SHOWN,
     )
     path.write_text(page, encoding="utf-8")
