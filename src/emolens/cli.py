@@ -24,10 +24,10 @@ app.add_typer(organism_app, name="organism")
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder for what comes out [default: emolens-out/<model>-<hash>]"),
+    typer.Option(help="Folder for what comes out (default: emolens-out/<model>-<hash>)"),
 ]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
-Device = Annotated[str | None, typer.Option(help="For example cuda [default: cpu]")]
+Device = Annotated[str | None, typer.Option(help="For example cuda (default: cpu)")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")]
 
 
@@ -87,7 +87,7 @@ def reproduce(
     emotions: Annotated[
         str, typer.Option(help="The emotion to raise the behaviour with and the one to lower it.")
     ] = "desperate,calm",
-    layers: Annotated[str | None, typer.Option(help="For example 0,2-4 [default: all]")] = None,
+    layers: Annotated[str | None, typer.Option(help="For example 0,2-4 (default: all)")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="Vectors saved before, instead of fitting them.")
     ] = None,

@@ -1,16 +1,31 @@
 """Tidy table to chart. Figures select rows and draw them; they compute nothing."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import altair as alt
 import pandas as pd
 
-WIDTH, HEIGHT = 460, 270
-SMALL_WIDTH, SMALL_HEIGHT = 180, 130
+WIDTH, HEIGHT = 520, 300
+SMALL_WIDTH, SMALL_HEIGHT = 200, 150
 RANDOM = "#a3a3a3"
-# Okabe and Ito's colours, which colour-blind readers can tell apart: raising, lowering, others
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DARK = "#444444"
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+RED, BLUE, GREEN, PINK, AMBER, SKY = (
+    "#d55e00",
+    "#0072b2",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)
+COLOURS = (RED, BLUE, GREEN, PINK, AMBER, SKY)
+KNOWN_COLOURS = {"desperate": RED, "calm": BLUE}
+# What is no emotion must not look like one
+OTHER_COLOURS = (GREEN, PINK, DARK)
 MANY_EMOTIONS = 60
+WAYS = ("gradient", "direct", "exact")
+RANDOM_NOTE = "grey: random directions of the same length"
 
 
 def _finish(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
@@ -24,10 +39,32 @@ def _finish(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     )
 
 
-def _colour(names: Sequence[str], title: str) -> alt.Color:
-    scale = alt.Scale(domain=list(names), range=list(COLOURS[: len(names)]))
+def _rows(table: pd.DataFrame, columns: Sequence[str]) -> alt.InlineData:
+    """The columns that a chart reads, inside the chart.
+
+    A bare table would be refused above 5,000 rows, which 171 x 171 cosines are.
+    """
+    return alt.InlineData(values=alt.to_values(table[list(columns)])["values"])
+
+
+def _emotion_colours(emotions: Sequence[str]) -> list[str]:
+    """Desperate and calm look the same in every chart; others take what is left, in turn."""
+    taken = {KNOWN_COLOURS[e] for e in emotions if e in KNOWN_COLOURS}
+    rest = cycle([c for c in COLOURS if c not in taken])
+    return [KNOWN_COLOURS.get(e) or next(rest) for e in emotions]
+
+
+def _colour(names: Sequence[str], title: str, colours: Sequence[str]) -> alt.Color:
+    scale = alt.Scale(domain=list(names), range=list(colours))
     legend = alt.Legend(symbolOpacity=1, symbolType="circle")
     return alt.Color("name:N", title=title, scale=scale, legend=legend)
+
+
+def _note(text: str) -> alt.TitleParams:
+    """A line above the picture that says what a legend cannot."""
+    return alt.TitleParams(
+        text, anchor="start", fontSize=11, fontWeight="normal", color=DARK, offset=8
+    )
 
 
 def _layer(title: str = "layer") -> alt.X:
@@ -35,12 +72,15 @@ def _layer(title: str = "layer") -> alt.X:
 
 
 def _probability(name: str, title: str) -> alt.Y:
-    return alt.Y(f"{name}:Q", title=title, scale=alt.Scale(domain=[0, 1]))
+    axis = alt.Axis(tickCount=5)
+    return alt.Y(f"{name}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=axis)
 
 
 def _tip(names: Sequence[str], numbers: Sequence[str]) -> list[alt.Tooltip]:
     """What hovering shows: names as they are, numbers with four digits."""
-    return [alt.Tooltip(n) for n in names] + [alt.Tooltip(n, format=".4~g") for n in numbers]
+    return [alt.Tooltip(f"{n}:N") for n in names] + [
+        alt.Tooltip(f"{n}:Q", format=".4~g") for n in numbers
+    ]
 
 
 def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> alt.TopLevelMixin:
@@ -51,8 +91,12 @@ def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> al
         baseline: one row with method, accuracy, low, high.
     """
     lines = probe.rename(columns={"method": "name"})
-    base = alt.Chart(lines).encode(_layer(), _colour(lines.name.unique(), "probe"))
-    tip = _tip(("name", "layer"), ("accuracy", "low", "high"))
+    columns = ("name", "layer", "accuracy", "low", "high")
+    methods = lines.name.unique().tolist()
+    base = alt.Chart(_rows(lines, columns)).encode(
+        _layer(), _colour(methods, "probe", OTHER_COLOURS)
+    )
+    tip = _tip(columns[:2], columns[2:])
     drawn = [
         base.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
         base.mark_line(point=True).encode(
@@ -68,10 +112,10 @@ def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> al
 
 def _rule(value: float, label: str, *, below: bool = True) -> alt.LayerChart:
     """A dashed horizontal line with its name at the left end."""
-    data = alt.Chart(pd.DataFrame({"value": [value], "label": [label]}))
-    line = data.mark_rule(strokeDash=[5, 4], color="#555555").encode(alt.Y("value:Q", title=""))
-    text = data.mark_text(align="left", dx=4, dy=9 if below else -7, color="#555555").encode(
-        alt.Y("value:Q", title=""), text="label", x=alt.value(0)
+    data = alt.Chart(alt.InlineData(values=[{"value": value, "label": label}]))
+    line = data.mark_rule(strokeDash=[5, 4], color=DARK).encode(alt.Y("value:Q", title=""))
+    text = data.mark_text(align="left", dx=4, dy=9 if below else -7, color=DARK).encode(
+        alt.Y("value:Q", title=""), text="label:N", x=alt.value(0)
     )
     return line + text
 
@@ -79,15 +123,18 @@ def _rule(value: float, label: str, *, below: bool = True) -> alt.LayerChart:
 def similarity_map(similarity: pd.DataFrame) -> alt.TopLevelMixin:
     """Cosine of every pair of vectors, in the order of the clustering; hover for the pair.
 
+    Above 60 emotions the names are left to hovering: no font would fit them.
+
     Args:
         similarity: columns emotion_a, emotion_b, cosine, order_a, order_b.
     """
     order = similarity.drop_duplicates("emotion_a").sort_values("order_a").emotion_a.tolist()
     many = len(order) > MANY_EMOTIONS
     size = min(620, 18 * len(order))
-    axis = alt.Axis(labels=not many, ticks=not many, labelFontSize=10)
+    axis = alt.Axis(labels=not many, ticks=not many, labelFontSize=min(10, size // len(order)))
+    pairs = similarity.assign(cosine=similarity.cosine.round(4))
     chart = (
-        alt.Chart(similarity)
+        alt.Chart(_rows(pairs, ("emotion_a", "emotion_b", "cosine")))
         .mark_rect()
         .encode(
             alt.X("emotion_b:N", sort=order, title="", axis=axis),
@@ -96,6 +143,9 @@ def similarity_map(similarity: pd.DataFrame) -> alt.TopLevelMixin:
             tooltip=_tip(("emotion_a", "emotion_b"), ("cosine",)),
         )
     )
+    if many:
+        # tens of thousands of cells: one canvas, where an element each would make a page slow
+        chart = chart.properties(usermeta={"embedOptions": {"renderer": "canvas"}})
     return _finish(chart.properties(width=size, height=size))
 
 
@@ -103,9 +153,10 @@ def circumplex(pca: pd.DataFrame) -> alt.TopLevelMixin:
     """Emotions on the first two principal components, coloured by valence (grey: not known).
 
     Args:
-        pca: columns emotion, pc1, pc2, share1, share2, valence.
+        pca: columns emotion, pc1, pc2, share1, share2, valence, and arousal where it is known.
     """
-    shares = pca.iloc[0]
+    shares, many = pca.iloc[0], len(pca) > MANY_EMOTIONS
+    numbers = [n for n in ("pc1", "pc2", "valence", "arousal") if n in pca.columns]
     valence = alt.condition(
         "isValid(datum.valence)",
         alt.Color(
@@ -115,18 +166,24 @@ def circumplex(pca: pd.DataFrame) -> alt.TopLevelMixin:
         ),
         alt.value(RANDOM),
     )
-    base = alt.Chart(pca).encode(
-        alt.X("pc1:Q", title=f"PC1 ({shares.share1:.0%} of variance)", scale=alt.Scale(padding=30)),
-        alt.Y("pc2:Q", title=f"PC2 ({shares.share2:.0%} of variance)", scale=alt.Scale(padding=24)),
-        tooltip=_tip(
-            ("emotion",), [n for n in ("pc1", "pc2", "valence", "arousal") if n in pca.columns]
-        ),
+    base = alt.Chart(_rows(pca, ["emotion", *numbers])).encode(
+        _component("pc1", f"PC1 ({shares.share1:.0%} of variance)", alt.X),
+        _component("pc2", f"PC2 ({shares.share2:.0%} of variance)", alt.Y),
+        tooltip=_tip(("emotion",), numbers),
     )
-    points = base.mark_circle(size=90, stroke="#777777", strokeWidth=0.6, opacity=1).encode(
-        color=valence
-    )
-    names = base.mark_text(dy=-10, fontSize=11, color="#222222").encode(text="emotion")
-    return _finish((points + names).properties(width=WIDTH + 120, height=HEIGHT + 130))
+    points = base.mark_circle(
+        size=30 if many else 90, stroke="#777777", strokeWidth=0.6, opacity=1
+    ).encode(color=valence)
+    names = base.mark_text(dy=-6 if many else -10, fontSize=8 if many else 11, color="#222222")
+    both = points + names.encode(text="emotion:N")
+    width, height = (740, 640) if many else (WIDTH + 60, HEIGHT + 100)
+    return _finish(both.properties(width=width, height=height))
+
+
+def _component(name: str, title: str, channel: type[alt.X] | type[alt.Y]) -> alt.X | alt.Y:
+    """An axis with room at its ends for the names beside the points."""
+    axis = alt.Axis(tickCount=8, labelFlush=False)
+    return channel(f"{name}:Q", title=title, scale=alt.Scale(padding=30), axis=axis)
 
 
 def circumplex_curve(circumplex: pd.DataFrame) -> alt.TopLevelMixin:
@@ -136,11 +193,15 @@ def circumplex_curve(circumplex: pd.DataFrame) -> alt.TopLevelMixin:
         circumplex: columns layer, axis, r2, null_95, p, words.
     """
     lines = circumplex.rename(columns={"axis": "name"})
-    base = alt.Chart(lines).encode(_layer(), _colour(lines.name.unique(), "norm"))
-    tip = _tip(("name", "layer"), ("r2", "p", "words"))
+    numbers = ("r2", "null_95", "p", "words")
+    base = alt.Chart(_rows(lines, ("name", "layer", *numbers))).encode(
+        _layer(), _colour(lines.name.unique().tolist(), "norm", OTHER_COLOURS)
+    )
+    tip = _tip(("name", "layer"), numbers)
     drawn = base.mark_line(point=True).encode(_probability("r2", "R2 on PC1-2"), tooltip=tip)
     null = base.mark_line(strokeDash=[5, 4], opacity=0.7).encode(_probability("null_95", ""))
-    return _finish((drawn + null).properties(width=WIDTH, height=HEIGHT))
+    both = (drawn + null).properties(title=_note("dashed: 95% of permuted norms stay below"))
+    return _finish(both.properties(width=WIDTH, height=HEIGHT))
 
 
 def behaviour_bars(behaviour: pd.DataFrame, name: str) -> alt.TopLevelMixin:
@@ -151,66 +212,107 @@ def behaviour_bars(behaviour: pd.DataFrame, name: str) -> alt.TopLevelMixin:
         name: of the behaviour.
     """
     order = behaviour.emotion.tolist()
-    base = alt.Chart(behaviour).encode(
+    numbers = ("p", "low", "high", "planted")
+    base = alt.Chart(_rows(behaviour, ("emotion", *numbers))).encode(
         alt.Y("emotion:N", sort=order, title="situation"),
-        tooltip=_tip(("emotion",), ("p", "low", "high", "planted")),
+        tooltip=_tip(("emotion",), numbers),
     )
     title = f"P({name}), planted rate as a tick"
-    bars = base.mark_bar(size=16, color=COLOURS[1], opacity=0.65).encode(
+    bars = base.mark_bar(size=16, color=SKY, opacity=0.6).encode(
         alt.X("p:Q", title=title, scale=alt.Scale(domain=[0, 1]))
     )
-    spread = base.mark_rule(strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"))
-    known = alt.datum.planted >= 0
-    ticks = base.transform_filter(known).mark_tick(color=COLOURS[0], thickness=3, size=24)
-    return _finish((bars + spread + ticks.encode(alt.X("planted:Q"))).properties(width=WIDTH))
+    spread = base.mark_rule(strokeWidth=2, color=BLUE).encode(alt.X("low:Q"), alt.X2("high:Q"))
+    ticks = (
+        base.transform_filter("isValid(datum.planted)")
+        .mark_tick(color="#222222", thickness=3, size=20, opacity=1)
+        .encode(alt.X("planted:Q"))
+    )
+    return _finish((bars + spread + ticks).properties(width=WIDTH))
 
 
-def dose_response(dose: pd.DataFrame, name: str) -> alt.TopLevelMixin:
+def dose_response(
+    dose: pd.DataFrame, behaviour: str, layer: int | None = None
+) -> alt.TopLevelMixin:
     """P(behaviour) against strength at each layer: emotions in colour, random directions in grey.
 
     Args:
         dose: columns layer, direction, kind, unit, strength, p, low, high, legal; rows in units
             of the residual norm are drawn.
-        name: of the behaviour.
+        behaviour: its name.
+        layer: draw this one alone, larger.
     """
     shown = dose[dose.unit == "norm"].rename(columns={"direction": "name"})
-    kinds = [k for k in shown.kind.unique() if k != "random"]
-    tip = _tip(("name", "layer"), ("strength", "p", "legal"))
-    x = alt.X("strength:Q", title="strength (residual norms)")
-    base = alt.Chart(shown).encode(x, tooltip=tip)
-    felt = base.transform_filter(alt.datum.kind != "random").encode(_colour(kinds, "direction"))
-    random = base.transform_filter(alt.datum.kind == "random").mark_line(
-        color=RANDOM, strokeWidth=0.8, opacity=0.7
-    )
+    if layer is not None:
+        shown = shown[shown.layer == layer]
+    numbers = ("strength", "p", "low", "high", "legal")
+    data = _rows(shown, ("name", "layer", "kind", "unit", *numbers))
+    y = _probability("p", f"P({behaviour})")
+    base = alt.Chart().encode(_strength(shown), tooltip=_tip(("name", "layer"), numbers))
+    felt, random = _felt_and_random(base, shown, "direction")
     layers = alt.layer(
-        random.encode(_probability("p", f"P({name})"), detail="name:N"),
+        random.mark_line(color=RANDOM, strokeWidth=0.8, opacity=0.7).encode(y, detail="name:N"),
         felt.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
-        felt.mark_line(strokeWidth=2.5, point=True).encode(_probability("p", f"P({name})")),
+        felt.mark_line(strokeWidth=2.5, point=True).encode(y),
+        data=data,
     )
+    if layer is not None:
+        one = layers.properties(width=WIDTH, height=HEIGHT)
+        return _finish(one.properties(title=_note(f"layer {layer}; {RANDOM_NOTE}")))
+    header = alt.Header(title=None, labelExpr="'layer ' + datum.label", labelPadding=4)
     small = layers.properties(width=SMALL_WIDTH, height=SMALL_HEIGHT)
-    return _finish(small.facet(alt.Facet("layer:O", title="layer"), columns=3))
+    grid = small.facet(alt.Facet("layer:O", header=header), columns=3)
+    return _finish(grid.properties(title=_note(RANDOM_NOTE)))
 
 
-def ablation_curve(ablation: pd.DataFrame, name: str) -> alt.TopLevelMixin:
+def _strength(dose: pd.DataFrame) -> alt.X:
+    """Strengths spread evenly: a logarithm that also has a place for zero and for minus."""
+    ticks = sorted(dose.strength.unique().tolist())
+    return alt.X(
+        "strength:Q",
+        title="strength (residual norms)",
+        scale=alt.Scale(type="symlog", constant=0.05, nice=False),
+        axis=alt.Axis(
+            values=ticks,
+            labelOverlap="greedy",
+            labelFlush=False,
+            # the scale's own format would round 0.35 to 0.3
+            labelExpr="format(datum.value, '~g')",
+        ),
+    )
+
+
+def _felt_and_random(
+    base: alt.Chart, table: pd.DataFrame, title: str
+) -> tuple[alt.Chart, alt.Chart]:
+    """One chart over the rows of emotions, in their colours, and one over the random controls."""
+    emotions = [k for k in table.kind.unique() if k != "random"]
+    colour = _colour(emotions, title, _emotion_colours(emotions))
+    felt = base.transform_filter(alt.datum.kind != "random").encode(colour)
+    return felt, base.transform_filter(alt.datum.kind == "random")
+
+
+def ablation_curve(ablation: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
     """P(behaviour) with one direction removed at each layer; grey: random directions.
 
     Args:
-        ablation: columns layer, direction, kind, p, low, high, unablated, target.
-        name: of the behaviour.
+        ablation: columns layer, direction, kind, p, low, high, unablated, target,
+            excess_removed.
+        behaviour: its name.
     """
     shown = ablation.rename(columns={"direction": "name"})
-    kinds = [k for k in shown.kind.unique() if k != "random"]
-    tip = _tip(("name", "layer"), ("p", "excess_removed"))
-    base = alt.Chart(shown).encode(_layer(), tooltip=tip)
-    felt = base.transform_filter(alt.datum.kind != "random").encode(_colour(kinds, "removed"))
-    random = base.transform_filter(alt.datum.kind == "random").mark_tick(color=RANDOM, opacity=0.8)
+    numbers = ("p", "low", "high", "excess_removed")
+    y = _probability("p", f"P({behaviour})")
+    base = alt.Chart(_rows(shown, ("name", "layer", "kind", *numbers))).encode(
+        _layer(), tooltip=_tip(("name", "layer"), numbers)
+    )
+    felt, random = _felt_and_random(base, shown, "removed")
     chart = alt.layer(
-        random.encode(_probability("p", f"P({name})")),
+        random.mark_tick(color=RANDOM, opacity=0.8).encode(y),
         felt.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
-        felt.mark_line(strokeWidth=2.5, point=True).encode(_probability("p", f"P({name})")),
+        felt.mark_line(strokeWidth=2.5, point=True).encode(y),
         _rule(float(shown.unablated.iloc[0]), "not ablated", below=False),
         _rule(float(shown.target.iloc[0]), "after neutral situations"),
-    )
+    ).properties(title=_note(RANDOM_NOTE))
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 
@@ -220,22 +322,24 @@ def attribution_scatter(attribution: pd.DataFrame) -> alt.TopLevelMixin:
     Args:
         attribution: columns emotion, layer, gradient, exact.
     """
+    columns = ("emotion", "layer", "gradient", "exact")
     reach = float(attribution[["gradient", "exact"]].abs().max().max()) * 1.05
-    ends = pd.DataFrame({"gradient": [-reach, reach], "exact": [-reach, reach]})
-    line = alt.Chart(ends).mark_line(color="#555555", strokeDash=[5, 4])
+    ends = alt.InlineData(values=[{"gradient": r, "exact": r} for r in (-reach, reach)])
+    line = alt.Chart(ends).mark_line(color=DARK, strokeDash=[5, 4], strokeWidth=1)
     points = (
-        alt.Chart(attribution)
+        alt.Chart(_rows(attribution, columns))
         .mark_circle(size=55, opacity=0.85)
         .encode(
             color=alt.Color("layer:O", scale=alt.Scale(scheme="viridis")),
-            tooltip=_tip(("emotion", "layer"), ("gradient", "exact")),
+            tooltip=_tip(columns[:2], columns[2:]),
         )
     )
+    scale, axis = alt.Scale(domain=[-reach, reach], nice=False), alt.Axis(tickCount=7)
     both = (line + points).encode(
-        alt.X("gradient:Q", title="gradient's prediction (logits)"),
-        alt.Y("exact:Q", title="measured change (logits)"),
+        alt.X("gradient:Q", title="gradient's prediction (logits)", scale=scale, axis=axis),
+        alt.Y("exact:Q", title="measured change (logits)", scale=scale, axis=axis),
     )
-    return _finish(both.properties(width=WIDTH, height=HEIGHT + 60))
+    return _finish(both.properties(width=HEIGHT + 80, height=HEIGHT + 80))
 
 
 def attribution_bars(attribution: pd.DataFrame, emotions: Sequence[str]) -> alt.TopLevelMixin:
@@ -245,20 +349,20 @@ def attribution_bars(attribution: pd.DataFrame, emotions: Sequence[str]) -> alt.
         attribution: columns emotion, layer, gradient, direct, exact.
         emotions: which to draw.
     """
-    shown = attribution[attribution.emotion.isin(list(emotions))]
-    long = shown.melt(["emotion", "layer"], ["gradient", "direct", "exact"], "name", "logits")
+    shown, ways = attribution[attribution.emotion.isin(list(emotions))], list(WAYS)
+    long = shown.melt(["emotion", "layer"], ways, "name", "logits")
     chart = (
-        alt.Chart(long)
+        alt.Chart(_rows(long, ("emotion", "layer", "name", "logits")))
         .mark_bar()
         .encode(
             _layer(),
             alt.Y("logits:Q", title="change of logit difference"),
-            _colour(["gradient", "direct", "exact"], "by"),
-            xOffset=alt.XOffset("name:N", sort=["gradient", "direct", "exact"]),
+            _colour(ways, "by", OTHER_COLOURS),
+            xOffset=alt.XOffset("name:N", sort=ways),
             tooltip=_tip(("emotion", "layer", "name"), ("logits",)),
         )
         .properties(width=SMALL_WIDTH + 90, height=HEIGHT - 70)
-        .facet(alt.Column("emotion:N", title="", sort=list(emotions)))
+        .facet(alt.Facet("emotion:N", title="", sort=list(emotions)), columns=2)
     )
     return _finish(chart)
 
@@ -266,17 +370,22 @@ def attribution_bars(attribution: pd.DataFrame, emotions: Sequence[str]) -> alt.
 def use_in_notebook() -> None:
     """Show charts so that they live in Jupyter and still show on code hosts.
 
-    Each output holds the chart itself (drawn by JupyterLab, offline) and a PNG of it.
+    Each output holds the chart itself, drawn by JupyterLab offline, and a PNG of it. JupyterLab
+    4 draws Vega-Lite 5 and knows no later version, so the chart is handed over as that: it uses
+    nothing newer.
     """
     from base64 import b64encode
 
     import vl_convert
 
     def render(spec: dict) -> dict:
-        version = alt.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]
-        png = vl_convert.vegalite_to_png(spec, vl_version=version, scale=1.5)
-        mime = f"application/vnd.vegalite.v{version.split('.')[0]}+json"
-        return {mime: spec, "image/png": b64encode(png).decode(), "text/plain": "<chart>"}
+        handed = {**spec, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+        png = vl_convert.vegalite_to_png(spec, scale=1.5)
+        return {
+            "application/vnd.vegalite.v5+json": handed,
+            "image/png": b64encode(png).decode(),
+            "text/plain": "<chart>",
+        }
 
     alt.renderers.register("emolens", render)
     alt.renderers.enable("emolens")
