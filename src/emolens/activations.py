@@ -60,16 +60,16 @@ class Activations:
         """The emotions that occur, neutral left out, in order of first appearance."""
         return tuple(dict.fromkeys(e for e in self.emotions if e != NEUTRAL))
 
-    def require_emotions(self, least: int = 2) -> None:
+    def require_emotions(self) -> None:
         """See that there is something to tell apart.
 
         Raises:
-            CorpusError: if fewer than `least` emotions occur.
+            CorpusError: if fewer than two emotions occur.
         """
-        if len(self.labels) < least:
+        if len(self.labels) < 2:
             raise CorpusError(
                 f"the corpus has {len(self.labels)} emotion(s) ({', '.join(self.labels) or 'none'})"
-                f": an emotion vector is a difference, give stories of at least {least} emotions"
+                f": an emotion vector is a difference, give stories of at least 2 emotions"
             )
 
     def __repr__(self) -> str:

@@ -157,27 +157,23 @@ def circumplex(pca: pd.DataFrame) -> alt.TopLevelMixin:
     """
     shares, many = pca.iloc[0], len(pca) > MANY_EMOTIONS
     numbers = [n for n in ("pc1", "pc2", "valence", "arousal") if n in pca.columns]
-    valence = alt.condition(
-        "isValid(datum.valence)",
-        alt.Color(
-            "valence:Q",
-            scale=alt.Scale(scheme="redyellowblue", domain=[-1, 1]),
-            legend=alt.Legend(title="valence"),
-        ),
-        alt.value(RANDOM),
+    valence = alt.Color(
+        "valence:Q",
+        scale=alt.Scale(scheme="redyellowblue", domain=[-1, 1]),
+        legend=alt.Legend(title="valence"),
     )
     base = alt.Chart(_rows(pca, ["emotion", *numbers])).encode(
         _component("pc1", f"PC1 ({shares.share1:.0%} of variance)", alt.X),
         _component("pc2", f"PC2 ({shares.share2:.0%} of variance)", alt.Y),
         tooltip=_tip(("emotion",), numbers),
     )
-    points = base.mark_circle(
-        size=30 if many else 90, stroke="#777777", strokeWidth=0.6, opacity=1
-    ).encode(color=valence)
+    points = base.mark_circle(size=30 if many else 90, stroke="#777777", strokeWidth=0.6, opacity=1)
+    known = points.transform_filter("isValid(datum.valence)").encode(color=valence)
+    unknown = points.transform_filter("!isValid(datum.valence)").encode(color=alt.value(RANDOM))
     names = base.mark_text(dy=-6 if many else -10, fontSize=8 if many else 11, color="#222222")
-    both = points + names.encode(text="emotion:N")
+    drawn = known + unknown + names.encode(text="emotion:N")
     width, height = (740, 640) if many else (WIDTH + 60, HEIGHT + 100)
-    return _finish(both.properties(width=width, height=height))
+    return _finish(drawn.properties(width=width, height=height))
 
 
 def _component(name: str, title: str, channel: type[alt.X] | type[alt.Y]) -> alt.X | alt.Y:

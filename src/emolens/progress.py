@@ -20,19 +20,22 @@ T = TypeVar("T")
 
 
 class RateColumn(ProgressColumn):
-    """Units per second."""
+    """Units per second, with a decimal where there are few."""
 
     def render(self, task: Task) -> RichText:
         """The rate, or nothing before the first unit is done."""
         speed = task.finished_speed or task.speed
-        return RichText(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "")
+        if not speed:
+            return RichText("")
+        number = f"{speed:,.1f}" if speed < 10 else f"{speed:,.0f}"
+        return RichText(f"{number} {task.fields['unit']}/s", no_wrap=True)
 
 
 def progress_bar() -> Progress:
     """A bar with count, rate, time spent and time left; add tasks with `unit=`."""
     return Progress(
-        TextColumn("{task.description:<34}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<26}"),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),

@@ -1,7 +1,6 @@
 """Emotion vectors: fit, denoise, save, load."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -216,13 +215,3 @@ def centred_cosine(
     same few vectors always score highest.
     """
     return unit(residual - mean) @ unit(vectors).T
-
-
-def require_known(vectors: EmotionVectors, emotions: Sequence[str]) -> None:
-    """See that every emotion has a vector.
-
-    Raises:
-        SelectionError: naming the first that has none.
-    """
-    for emotion in emotions:
-        vectors.row(emotion)

@@ -183,7 +183,8 @@ def _causes(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[
 
 def _changes_r(model: HookedModel, vectors: EmotionVectors, layer: int, seed: int) -> float:
     made, planted = [], []
-    for scene in track(list(load_world().scenes), "steering all scenes", 7, "scenes"):
+    scenes = load_world().scenes
+    for scene in track(scenes, "steering all scenes", len(scenes), "scenes"):
         behaviour = organism_behaviour(scene, emotions=(NEUTRAL,), per_emotion=18, seed=seed)
         trial = Trial.prepare(model, behaviour)
         before = trial.run().probability

@@ -35,7 +35,7 @@ from emolens.recording import record
 from emolens.statistics import clustered_interval
 from emolens.steering import best_layer, dose_response, natural_units, pushes
 from emolens.text import NEUTRAL
-from emolens.vectors import EmotionVectors, fit_vectors, require_known
+from emolens.vectors import EmotionVectors, fit_vectors
 
 SCHEMA = 1
 EMOTIONS = ("desperate", "calm")
@@ -213,7 +213,8 @@ def reproduce(
 def _check_emotions(inputs: Inputs, vectors: EmotionVectors | None) -> None:
     """Unknown emotions stop the job before it has begun."""
     if vectors is not None:
-        require_known(vectors, inputs.emotions)
+        for emotion in inputs.emotions:
+            vectors.row(emotion)
         return
     for emotion in inputs.emotions:
         if emotion not in inputs.corpus.emotions:
