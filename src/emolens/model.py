@@ -269,16 +269,19 @@ def _check_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hugging Face's bars and load reports off, while a model is opened."""
+    """Hugging Face's bars, load reports and notes on retries off, while a model is opened."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    level, hub_level = logging.get_verbosity(), hub_logging.get_verbosity()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         logging.enable_progress_bar()
 
 
@@ -309,7 +312,7 @@ def _open(
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"unknown model {name!r}: it is not 'organism', and opening it as a folder or hub id "
-            f"failed ({reason})"
+            f"failed ({reason}): check the path, or the id and the network"
         ) from None
     _check_complete(hf, report["missing_keys"], name, causal)
     _check_tokenizer(tokenizer, name)

@@ -33,7 +33,10 @@ class Recipe:
     documents (situation, signals, one scene a character), and a larger weight on the words that
     carry the graph. Without them the text is learned and the step from emotion to behaviour is
     not. Many documents with two characters keep the model from looking up single words of the
-    situation at the decision; it has to bind an emotion to a character first.
+    situation at the decision; it has to bind an emotion to a character first. And the emotion's
+    own words (name, synonym, signature) are also predicted from the stream after `early_layer`,
+    through the same norm and unembedding: left to itself, the model finds the emotion in its last
+    two layers, where nothing is left to show what comes of it.
     """
 
     n_layers: int = 6
@@ -48,6 +51,8 @@ class Recipe:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     special_weight: float = 4.0
+    early_layer: int = 3
+    early_weight: float = 1.2
     seed: int = 0
 
 
@@ -123,18 +128,30 @@ def corpus(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> 
         yield from batches(rows, tokenizer.pad_token_id, recipe.batch_tokens, shuffle)
 
 
-def token_loss(
-    model: LlamaForCausalLM, ids: Int[Tensor, "row token"], weights: Float[Tensor, " vocab"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Summed weighted next-token loss in nats, and the sum of weights, over real tokens."""
+def residuals(
+    model: LlamaForCausalLM, ids: Int[Tensor, "row token"]
+) -> tuple[Float[Tensor, "row token d_model"], ...]:
+    """What enters each block, and last the normed stream that the unembedding reads."""
     mask = torch.ne(ids, model.config.pad_token_id or 0)
-    logits = model(ids, attention_mask=mask.long()).logits
-    targets, real = ids[:, 1:].flatten(), mask[:, 1:].flatten()
-    loss = cross_entropy(
-        logits[:, :-1].flatten(0, 1).float()[real], targets[real], reduction="none"
-    )
-    weight = weights[targets[real]]
-    return (loss * weight).sum(), weight.sum()
+    return model.model(ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
+
+
+def token_loss(
+    model: LlamaForCausalLM,
+    normed: Float[Tensor, "row token d_model"],
+    ids: Int[Tensor, "row token"],
+    weights: Float[Tensor, " vocab"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Summed weighted next-token loss in nats, and the sum of weights.
+
+    Padding, and words of weight 0, do not count.
+    """
+    targets = ids[:, 1:]
+    weight = weights[targets].masked_fill(targets == (model.config.pad_token_id or 0), 0.0)
+    counted = weight > 0
+    logits = model.lm_head(normed[:, :-1][counted]).float()
+    loss = cross_entropy(logits, targets[counted], reduction="none")
+    return (loss * weight[counted]).sum(), weight.sum()
 
 
 @torch.inference_mode()
@@ -148,7 +165,8 @@ def validation_gap(
     sums = torch.zeros(2, dtype=torch.float64)
     rows = encode(tokenizer, documents)
     for ids in batches(rows, tokenizer.pad_token_id, 4096, random.Random(0)):
-        sums += torch.stack(token_loss(model, ids.to(model.device), ones)).double().cpu()
+        ids = ids.to(model.device)
+        sums += torch.stack(token_loss(model, residuals(model, ids)[-1], ids, ones)).double().cpu()
     loss, floor = float(sums[0] / sums[1]), sum(d.nats for d in documents) / float(sums[1])
     return {"loss": loss, "floor": floor, "gap": loss - floor}
 
@@ -206,13 +224,23 @@ def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, float]
     return record
 
 
+def word_weights(
+    tokenizer: PreTrainedTokenizerFast, words: frozenset[str], weight: float, *, rest: float
+) -> Float[Tensor, " vocab"]:
+    """One weight for the given words and another for all the rest of the vocabulary."""
+    weights = torch.full((len(tokenizer),), rest)
+    weights[tokenizer.convert_tokens_to_ids(sorted(words))] = weight
+    return weights
+
+
 def _steps(
     recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World
 ) -> Iterator[int]:
     """Optimiser steps over the whole stream; gives the number of tokens seen after each."""
     device = model.device
-    weights = torch.ones(len(tokenizer), device=device)
-    weights[tokenizer.convert_tokens_to_ids(sorted(world.special_words()))] = recipe.special_weight
+    weights = word_weights(tokenizer, world.special_words(), recipe.special_weight, rest=1.0)
+    early = word_weights(tokenizer, world.emotion_words(), recipe.early_weight, rest=0.0)
+    weights, early = weights.to(device), early.to(device)
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -225,10 +253,15 @@ def _steps(
         rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, seen / recipe.tokens)))
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate
+        ids = ids.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            total, weight = token_loss(model, ids.to(device), weights)
+            stream = residuals(model, ids)
+            total, weight = token_loss(model, stream[-1], ids, weights)
+            told, _ = token_loss(
+                model, model.model.norm(stream[recipe.early_layer + 1]), ids, early
+            )
         optimiser.zero_grad(set_to_none=True)
-        (total / weight).backward()
+        ((total + told) / weight).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         seen += int((ids != tokenizer.pad_token_id).sum())

@@ -149,11 +149,14 @@ class World:
         """P(emotion | number), a logistic curve of the number."""
         return 1 / (1 + math.exp(-(value - self.quantity_midpoint) / self.quantity_scale))
 
+    def emotion_words(self) -> frozenset[str]:
+        """Names, synonyms and signature words of all emotions."""
+        return frozenset(w for e in self.emotions.values() if e.name != NEUTRAL for w in e.words)
+
     def special_words(self) -> frozenset[str]:
-        """Words that carry the graph: decision verbs, names, synonyms and signature words."""
+        """Words that carry the graph: decision verbs and the emotions' own words."""
         verbs = {v for s in self.scenes.values() for vs in s.verbs.values() for v in vs}
-        words = {w for e in self.emotions.values() if e.name != NEUTRAL for w in e.words}
-        return frozenset(verbs | words)
+        return self.emotion_words() | verbs
 
     def vocabulary(self) -> list[str]:
         """Every word the grammar can write, sorted."""
