@@ -75,19 +75,6 @@ def test_spans_cover_a_document_word_by_word_and_held_out_pairs_are_absent(seed,
                 assert not WORLD.held_out(emotion, int(situation), scene)
 
 
-@pytest.mark.parametrize("easy", [False, True])
-def test_a_told_emotion_has_a_word_of_its_own_and_no_situation(easy):
-    draw = grammar.Draw(0)
-    documents = [grammar.document(WORLD, draw, easy=easy) for _ in range(600)]
-    told = [d.text for d in documents if d.kind == "told"]
-    assert told
-    for text in told:
-        names = [s.name for s in text.spans]
-        assert names[0] in ("naming", "signature")
-        assert "situation" not in names
-        assert set(text.text.split()) & set(WORLD.emotion(text.emotion).words)
-
-
 @pytest.mark.parametrize("scene", SCENES)
 def test_every_emotion_and_scene_has_trained_and_held_out_situations(scene):
     for emotion in EMOTIONS:

@@ -164,7 +164,7 @@ def _trained_scenes(world: World, who: Character) -> list[Scene]:
     return [
         s
         for s in world.scenes.values()
-        if who.situation < 0 or not world.held_out(who.emotion.name, who.situation, s.name)
+        if not world.held_out(who.emotion.name, who.situation, s.name)
     ]
 
 
@@ -207,18 +207,6 @@ def _two_characters(world: World, draw: Draw, page: Page, *, easy: bool) -> Char
     return pair[0]
 
 
-def _told(world: World, draw: Draw, page: Page, *, easy: bool) -> Character:
-    """The emotion is told by a word of its own; what brought it about is not."""
-    emotion = draw.pick([e for e in world.emotions if e != NEUTRAL])
-    who, rates = _character(world, draw, emotion=emotion, situation=-1), world.documents
-    draw.pick((_naming, _signature))(world, draw, page, who)
-    if not easy:
-        _signals(world, draw, page, who, _count(draw, rates["signals"]))
-        _filler(world, draw, page, _count(draw, rates["filler"]))
-    _scenes(world, draw, page, who, 1 if easy else _count(draw, rates["scenes"], 1))
-    return who
-
-
 def _quantity(world: World, draw: Draw, page: Page) -> Character:
     quantity = draw.pick(tuple(world.quantities.values()))
     value = draw.pick(world.quantity_values)
@@ -236,9 +224,6 @@ def _quantity(world: World, draw: Draw, page: Page) -> Character:
     return who
 
 
-WRITERS = {"story": _story, "two_characters": _two_characters, "told": _told}
-
-
 def document(world: World, draw: Draw, *, easy: bool = False) -> Document:
     """One training document; `easy` ones are short: one scene a character and no filler."""
     page, before = Page(), draw.nats
@@ -251,7 +236,7 @@ def document(world: World, draw: Draw, *, easy: bool = False) -> Document:
         if kind == "quantity":
             who = _quantity(world, draw, page)
         else:
-            who = WRITERS[kind](world, draw, page, easy=easy)
+            who = (_story if kind == "story" else _two_characters)(world, draw, page, easy=easy)
         emotion, group = who.emotion.name, f"{who.emotion.name}/{who.situation}"
     return Document(page.text(emotion, group), draw.nats - before, kind)
 
