@@ -1,6 +1,7 @@
 """One look for every long job: what, how far, how fast, how long still; on standard error."""
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import TypeVar
 
 from rich.console import Console
@@ -40,7 +41,8 @@ def progress_bar() -> Progress:
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        # without ipywidgets rich would print a new bar into the notebook at every refresh
+        console=Console(stderr=True, force_jupyter=None if find_spec("ipywidgets") else False),
     )
 
 
