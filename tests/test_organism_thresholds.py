@@ -32,7 +32,7 @@ def test_training_writes_a_folder_that_loads_and_learns(tmp_path):
     import emolens
     from emolens.organism.train import Recipe, train
 
-    train(Recipe(n_layers=2, d_model=32, n_heads=2, d_mlp=64, tokens=60_000), tmp_path)
+    train(Recipe(n_layers=2, d_model=32, n_heads=2, d_mlp=64, tokens=400_000), tmp_path)
     log = [json.loads(x) for x in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"] - 1
     assert emolens.load(tmp_path).n_layers == 2

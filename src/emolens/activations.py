@@ -69,7 +69,7 @@ class Activations:
         if len(self.labels) < 2:
             raise CorpusError(
                 f"the corpus has {len(self.labels)} emotion(s) ({', '.join(self.labels) or 'none'})"
-                f": an emotion vector is a difference, give stories of at least 2 emotions"
+                ": an emotion vector is a difference, give stories of at least 2 emotions"
             )
 
     def __repr__(self) -> str:

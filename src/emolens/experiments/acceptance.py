@@ -23,7 +23,7 @@ from emolens.organism import (
     planted_probability,
 )
 from emolens.organism.grammar import quantity_prompts
-from emolens.organism.train import validation_gap
+from emolens.organism.train import early_layer, validation_gap
 from emolens.organism.world import load_world
 from emolens.probes import probe_layers
 from emolens.progress import track
@@ -33,8 +33,6 @@ from emolens.sites import Site
 from emolens.steering import best_layer, decision_residuals, dose_response, pushes
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, fit_vectors
-
-LENS_DEPTH = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _classes(model: HookedModel, seed: int) -> Iterator[Check]:
 
 
 def _reading(model: HookedModel, vectors: EmotionVectors, stories, seed: int) -> Iterator[Check]:
-    layer = round(LENS_DEPTH * model.n_layers) - 1
+    layer = early_layer(model.n_layers)
     names = {e.name: (e.name, e.synonym) for e in load_world().emotions.values()}
     lens = logit_lens(model, vectors, own=names)
     named = lens[lens.layer == layer].groupby("emotion").own.any().mean()
@@ -132,7 +130,7 @@ def _best(probe: pd.DataFrame) -> float:
 
 def _quantities(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[Check]:
     world = load_world()
-    layer = round(LENS_DEPTH * model.n_layers) - 1
+    layer = early_layer(model.n_layers)
     for family, quantity in world.quantities.items():
         scene, emotion = world.scene(quantity.scene), world.emotion(quantity.emotion)
         felt = scene.probabilities(emotion)[quantity.behaviour]

@@ -27,16 +27,16 @@ CHECK_EVERY = 500_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides a training run. The defaults are the shipped organism's.
+    """All that decides a training run; a trained folder's own stands in its `recipe.json`.
 
     What matters most was found by trial: rows of one whole document, a first stretch of easy
     documents (situation, signals, one scene a character), and a larger weight on the words that
     carry the graph. Without them the text is learned and the step from emotion to behaviour is
     not. Many documents with two characters keep the model from looking up single words of the
     situation at the decision; it has to bind an emotion to a character first. And the emotion's
-    own words (name, synonym, signature) are also predicted from the stream after `early_layer`,
-    through the same norm and unembedding: left to itself, the model finds the emotion in its last
-    two layers, where nothing is left to show what comes of it.
+    own words (name, synonym, signature) are also predicted at two thirds of the depth, through the
+    same norm and unembedding: left to itself, the model finds the emotion in its last two layers,
+    where nothing is left to show what comes of it.
     """
 
     n_layers: int = 6
@@ -51,7 +51,6 @@ class Recipe:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     special_weight: float = 4.0
-    early_layer: int = 3
     early_weight: float = 1.2
     seed: int = 0
 
@@ -128,6 +127,15 @@ def corpus(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> 
         yield from batches(rows, tokenizer.pad_token_id, recipe.batch_tokens, shuffle)
 
 
+def early_layer(n_layers: int) -> int:
+    """The 0-based block at two thirds of the depth, where the emotion is to be readable.
+
+    >>> early_layer(6)
+    3
+    """
+    return round(2 / 3 * n_layers) - 1
+
+
 def residuals(
     model: LlamaForCausalLM, ids: Int[Tensor, "row token"]
 ) -> tuple[Float[Tensor, "row token d_model"], ...]:
@@ -190,7 +198,7 @@ def class_probability(
     return float(p[:, verbs].sum(-1).mean())
 
 
-def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, float]:
+def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, int | float]:
     """Train and write a Hugging Face folder: weights, tokenizer, `training.jsonl`, `recipe.json`.
 
     The log holds, every 500,000 tokens, the loss, the gap to the generator's entropy, and
@@ -257,9 +265,8 @@ def _steps(
         with torch.autocast(device.type, dtype=torch.bfloat16):
             stream = residuals(model, ids)
             total, weight = token_loss(model, stream[-1], ids, weights)
-            told, _ = token_loss(
-                model, model.model.norm(stream[recipe.early_layer + 1]), ids, early
-            )
+            read = model.model.norm(stream[early_layer(recipe.n_layers) + 1])
+            told, _ = token_loss(model, read, ids, early)
         optimiser.zero_grad(set_to_none=True)
         ((total + told) / weight).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
