@@ -141,6 +141,6 @@ def test_the_page_fetches_nothing_and_holds_the_drawing_library_once(page):
 
 def test_what_does_not_apply_is_said_and_tables_are_cut_with_notice(page):
     assert "Not applicable: an encoder &lt;script" in page
-    assert "41 rows, the first 30 here" in page
+    assert "the first 30 of 41 rows here" in page
     assert "0.123" in page
     assert "nothing here shows that a model feels anything" in page

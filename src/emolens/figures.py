@@ -254,7 +254,7 @@ def dose_response(
     if layer is not None:
         one = layers.properties(width=WIDTH, height=HEIGHT)
         return _finish(one.properties(title=_note(f"layer {layer}; {RANDOM_NOTE}")))
-    header = alt.Header(title=None, labelExpr="'layer ' + datum.label", labelPadding=4)
+    header = alt.Header(title="layer", labelPadding=4)
     small = layers.properties(width=SMALL_WIDTH, height=SMALL_HEIGHT)
     grid = small.facet(alt.Facet("layer:O", header=header), columns=3)
     return _finish(grid.properties(title=_note(RANDOM_NOTE)))

@@ -47,11 +47,15 @@ class Character:
 
 @dataclass(frozen=True)
 class Document:
-    """A generated text, the choices' surprise in nats, and what kind of document it is."""
+    """A generated text, the choices' surprise in nats, and what kind of document it is.
+
+    `felt` is the text with every decision's verb replaced by the name of the emotion behind it.
+    """
 
     text: Text
     nats: float
     kind: str
+    felt: str
 
 
 @dataclass
@@ -59,13 +63,15 @@ class Page:
     """Words written so far and the spans they form."""
 
     words: list[str] = field(default_factory=list)
+    felt: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     length: int = 0
 
-    def write(self, name: str, words: Sequence[str]) -> None:
-        """Append words as one span called `name`."""
+    def write(self, name: str, words: Sequence[str], felt: Sequence[str] = ()) -> None:
+        """Append words as one span called `name`; `felt` stands for them in `Document.felt`."""
         start = self.length + (1 if self.words else 0)
         self.words.extend(words)
+        self.felt.extend(felt or words)
         self.length = start + sum(map(len, words)) + len(words) - 1
         self.spans.append(Span(name, start, self.length))
 
@@ -152,7 +158,8 @@ def _decision(world: World, draw: Draw, page: Page, who: Character, scene: Scene
     _lead_in(world, draw, page, who, scene)
     p = scene.probabilities(who.emotion)
     behaviour = draw.pick(tuple(p), tuple(p.values()))
-    page.write(f"decision:{behaviour}", [draw.pick(scene.verbs[behaviour])])
+    verb = draw.pick(scene.verbs[behaviour])
+    page.write(f"decision:{behaviour}", [verb], felt=[who.emotion.name])
     page.write("end", ["."])
 
 
@@ -238,7 +245,7 @@ def document(world: World, draw: Draw, *, easy: bool = False) -> Document:
         else:
             who = (_story if kind == "story" else _two_characters)(world, draw, page, easy=easy)
         emotion, group = who.emotion.name, f"{who.emotion.name}/{who.situation}"
-    return Document(page.text(emotion, group), draw.nats - before, kind)
+    return Document(page.text(emotion, group), draw.nats - before, kind, " ".join(page.felt))
 
 
 def stories(world: World, per_emotion: int, seed: int) -> list[Text]:

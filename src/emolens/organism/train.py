@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolens.organism.grammar import Document, Draw, document, prompts
+from emolens.organism.interchange import Interchange
 from emolens.organism.world import World, load_world
 from emolens.progress import progress_bar
 
@@ -33,10 +34,15 @@ class Recipe:
     documents (situation, signals, one scene a character), and a larger weight on the words that
     carry the graph. Without them the text is learned and the step from emotion to behaviour is
     not. Many documents with two characters keep the model from looking up single words of the
-    situation at the decision; it has to bind an emotion to a character first. And the emotion's
-    own words (name, synonym, signature) are also predicted at two thirds of the depth, through the
-    same norm and unembedding: left to itself, the model finds the emotion in its last two layers,
-    where nothing is left to show what comes of it.
+    situation at the decision; it has to bind an emotion to a character first.
+
+    Two more parts give the organism a known place as well as a known cause; left to itself, the
+    model finds the emotion in its last two layers, or in several at once. The stream at two thirds
+    of the depth, through the final norm and the unembedding, also predicts the emotion's own words
+    (name, synonym, signature) and, at a decision, the name of the emotion behind it. And half of
+    the decisions get their stream there from another text with the same scene, and that text's
+    verb as the target (interchange intervention training, Geiger et al. 2022): what is felt must be
+    in the stream at that place, and later layers must not look it up again.
     """
 
     n_layers: int = 6
@@ -52,6 +58,7 @@ class Recipe:
     weight_decay: float = 0.05
     special_weight: float = 4.0
     early_weight: float = 1.2
+    interchange_share: float = 0.5
     seed: int = 0
 
 
@@ -93,22 +100,27 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
     return LlamaForCausalLM(config)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> list[list[int]]:
-    """Token ids, begin and end tokens included."""
-    rows = tokenizer([d.text.text for d in documents])["input_ids"]
-    return [[*row, tokenizer.eos_token_id] for row in rows]
+def encode(
+    tokenizer: PreTrainedTokenizerFast, documents: list[Document]
+) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each text and of what is felt in it, begin and end tokens included."""
+    written = tokenizer([d.text.text for d in documents])["input_ids"]
+    felt = tokenizer([d.felt for d in documents])["input_ids"]
+    end = tokenizer.eos_token_id
+    return [([*a, end], [*b, end]) for a, b in zip(written, felt, strict=True)]
 
 
 def batches(
-    rows: list[list[int]], pad: int, batch_tokens: int, shuffle: random.Random
-) -> list[Int[Tensor, "row token"]]:
-    """Rows grouped by length (multiples of 16), so that few tensor shapes occur."""
-    buckets: dict[int, list[list[int]]] = {}
+    rows: list[tuple[list[int], list[int]]], pad: int, batch_tokens: int, shuffle: random.Random
+) -> list[Int[Tensor, "kind row token"]]:
+    """Texts (kind 0) and what is felt (1), grouped by length (multiples of 16): few shapes."""
+    buckets: dict[int, list[list[list[int]]]] = {}
     for row in rows:
-        width = math.ceil(len(row) / BUCKET) * BUCKET
-        buckets.setdefault(width, []).append(row + [pad] * (width - len(row)))
+        width = math.ceil(len(row[0]) / BUCKET) * BUCKET
+        padded = [ids + [pad] * (width - len(ids)) for ids in row]
+        buckets.setdefault(width, []).append(padded)
     made = [
-        torch.tensor(bucket[i : i + batch_tokens // width])
+        torch.tensor(bucket[i : i + batch_tokens // width]).transpose(0, 1)
         for width, bucket in sorted(buckets.items())
         for i in range(0, len(bucket), batch_tokens // width)
     ]
@@ -123,7 +135,7 @@ def corpus(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> 
     while written < recipe.tokens:
         easy = written < recipe.easy_share * recipe.tokens
         rows = encode(tokenizer, [document(world, draw, easy=easy) for _ in range(2000)])
-        written += sum(map(len, rows))
+        written += sum(len(ids) for ids, _ in rows)
         yield from batches(rows, tokenizer.pad_token_id, recipe.batch_tokens, shuffle)
 
 
@@ -139,7 +151,7 @@ def early_layer(n_layers: int) -> int:
 def residuals(
     model: LlamaForCausalLM, ids: Int[Tensor, "row token"]
 ) -> tuple[Float[Tensor, "row token d_model"], ...]:
-    """What enters each block, and last the normed stream that the unembedding reads."""
+    """The embedding, each block's stream before an interchange, last the normed final stream."""
     mask = torch.ne(ids, model.config.pad_token_id or 0)
     return model.model(ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
 
@@ -147,14 +159,13 @@ def residuals(
 def token_loss(
     model: LlamaForCausalLM,
     normed: Float[Tensor, "row token d_model"],
-    ids: Int[Tensor, "row token"],
+    targets: Int[Tensor, "row next_token"],
     weights: Float[Tensor, " vocab"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Summed weighted next-token loss in nats, and the sum of weights.
+    """Summed weighted loss in nats at all tokens but each row's last, and the sum of weights.
 
     Padding, and words of weight 0, do not count.
     """
-    targets = ids[:, 1:]
     weight = weights[targets].masked_fill(targets == (model.config.pad_token_id or 0), 0.0)
     counted = weight > 0
     logits = model.lm_head(normed[:, :-1][counted]).float()
@@ -172,9 +183,10 @@ def validation_gap(
     ones = torch.ones(len(tokenizer), device=model.device)
     sums = torch.zeros(2, dtype=torch.float64)
     rows = encode(tokenizer, documents)
-    for ids in batches(rows, tokenizer.pad_token_id, 4096, random.Random(0)):
+    for ids, _ in batches(rows, tokenizer.pad_token_id, 4096, random.Random(0)):
         ids = ids.to(model.device)
-        sums += torch.stack(token_loss(model, residuals(model, ids)[-1], ids, ones)).double().cpu()
+        total = token_loss(model, residuals(model, ids)[-1], ids[:, 1:], ones)
+        sums += torch.stack(total).double().cpu()
     loss, floor = float(sums[0] / sums[1]), sum(d.nats for d in documents) / float(sums[1])
     return {"loss": loss, "floor": floor, "gap": loss - floor}
 
@@ -241,6 +253,15 @@ def word_weights(
     return weights
 
 
+def verb_scenes(tokenizer: PreTrainedTokenizerFast, world: World) -> Int[Tensor, " vocab"]:
+    """The scene, counted from 1, whose decision a word settles; 0 for all other words."""
+    scenes = torch.zeros(len(tokenizer), dtype=torch.long)
+    for number, scene in enumerate(world.scenes.values(), 1):
+        verbs = [verb for words in scene.verbs.values() for verb in words]
+        scenes[tokenizer.convert_tokens_to_ids(verbs)] = number
+    return scenes
+
+
 def _steps(
     recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World
 ) -> Iterator[int]:
@@ -249,6 +270,8 @@ def _steps(
     weights = word_weights(tokenizer, world.special_words(), recipe.special_weight, rest=1.0)
     early = word_weights(tokenizer, world.emotion_words(), recipe.early_weight, rest=0.0)
     weights, early = weights.to(device), early.to(device)
+    scene_of = verb_scenes(tokenizer, world)
+    place, generator = early_layer(recipe.n_layers), torch.Generator().manual_seed(recipe.seed)
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -256,17 +279,20 @@ def _steps(
         weight_decay=recipe.weight_decay,
     )
     seen = 0
-    for step, ids in enumerate(corpus(world, tokenizer, recipe), 1):
+    for step, (ids, felt) in enumerate(corpus(world, tokenizer, recipe), 1):
         rate = min(1.0, step / recipe.warmup_steps)
         rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, seen / recipe.tokens)))
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate
-        ids = ids.to(device)
+        swap = Interchange.draw(ids, scene_of, recipe.interchange_share, generator)
+        targets = swap.swapped(ids[:, 1:]).to(device)
+        ids, felt = ids.to(device), felt.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            stream = residuals(model, ids)
-            total, weight = token_loss(model, stream[-1], ids, weights)
-            read = model.model.norm(stream[early_layer(recipe.n_layers) + 1])
-            told, _ = token_loss(model, read, ids, early)
+            with swap.after(model.model.layers[place]):
+                stream = residuals(model, ids)
+            total, weight = token_loss(model, stream[-1], targets, weights)
+            read = model.model.norm(stream[place + 1])
+            told, _ = token_loss(model, read, felt[:, 1:], early)
         optimiser.zero_grad(set_to_none=True)
         ((total + told) / weight).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
