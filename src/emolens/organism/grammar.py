@@ -30,6 +30,10 @@ class Draw:
         self.nats -= math.log(weights[index] / total)
         return options[index]
 
+    def aside(self, options: Sequence, weights: Sequence[float]):
+        """One of `options` for use beside the text: it is no part of the text's surprise."""
+        return self.random.choices(options, weights)[0]
+
     def chance(self, p: float) -> bool:
         """True with probability `p`."""
         return self.pick((True, False), (p, 1 - p))
@@ -49,7 +53,8 @@ class Character:
 class Document:
     """A generated text, the choices' surprise in nats, and what kind of document it is.
 
-    `felt` is the text with every decision's verb replaced by the name of the emotion behind it.
+    `felt` is the text with every decision's verb replaced by the name of the emotion behind it,
+    or of one as close to it as in the scene `react`.
     """
 
     text: Text
@@ -159,7 +164,9 @@ def _decision(world: World, draw: Draw, page: Page, who: Character, scene: Scene
     p = scene.probabilities(who.emotion)
     behaviour = draw.pick(tuple(p), tuple(p.values()))
     verb = draw.pick(scene.verbs[behaviour])
-    page.write(f"decision:{behaviour}", [verb], felt=[who.emotion.name])
+    near = world.scene("react").probabilities(who.emotion)
+    felt = draw.aside(tuple(near), tuple(near.values()))
+    page.write(f"decision:{behaviour}", [verb], felt=[felt])
     page.write("end", ["."])
 
 

@@ -1,6 +1,9 @@
-"""Interchange intervention training: a decision taken from another text's stream, with its verb.
+"""Graded interchange training: part of a decision's stream from another text, and so its verb.
 
-Geiger et al. 2022, "Inducing causal structure for interpretable neural networks".
+Interchange intervention training is of Geiger et al. 2022, "Inducing causal structure for
+interpretable neural networks". There all of the stream is replaced; here a drawn part of it, and
+the other text's verb is the target with a chance equal to that part. A push by half of what tells
+two emotions apart then does half of what the emotion does: the organism's dose-response is planted.
 """
 
 from collections.abc import Iterator
@@ -8,20 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Interchange:
-    """Which tokens of a batch get whose residual.
+    """Which tokens of a batch get how much of whose residual.
 
-    `taker` and `giver` hold a row and a column each: the residual at `taker[i]` is replaced by
-    the one at `giver[i]`. Tokens that keep their own are not listed.
+    `taker` and `giver` hold a row and a column each: the residual at `taker[i]` moves by `part[i]`
+    of the way to the one at `giver[i]`, and takes its verb where `verb[i]` says so. Tokens that
+    keep their own are not listed.
     """
 
     taker: Int[Tensor, "swap 2"]
     giver: Int[Tensor, "swap 2"]
+    part: Float[Tensor, " swap"]
+    verb: Bool[Tensor, " swap"]
 
     @classmethod
     def draw(
@@ -31,7 +37,9 @@ class Interchange:
         share: float,
         generator: torch.Generator,
     ) -> "Interchange":
-        """Give each decision, with chance `share`, the residual of one drawn from the same scene.
+        """Give each decision, with chance `share`, part of one drawn from the same scene.
+
+        The parts are uniform between 0 and 1.
 
         Args:
             ids: a batch; a decision is a token that a word with a scene comes after.
@@ -41,22 +49,31 @@ class Interchange:
         """
         decisions = torch.nonzero(scene_of[ids[:, 1:]])
         taker = decisions[torch.rand(len(decisions), generator=generator) < share]
+        part, chance = torch.rand(2, len(taker), generator=generator)
         if not len(taker):
-            return cls(taker, taker)
+            return cls(taker, taker, part, chance < part)
         scene, asked = (scene_of[ids[at[:, 0], at[:, 1] + 1]] for at in (decisions, taker))
         same = (asked[:, None] == scene[None, :]).float()
-        return cls(taker, decisions[torch.multinomial(same, 1, generator=generator)[:, 0]])
+        giver = decisions[torch.multinomial(same, 1, generator=generator)[:, 0]]
+        return cls(taker, giver, part, chance < part)
 
-    def swapped(self, values: Tensor) -> Tensor:
-        """A copy of `values` ([row, token, ...]), the takers' replaced by their givers'."""
-        new = values.clone()
-        new[self.taker[:, 0], self.taker[:, 1]] = values[self.giver[:, 0], self.giver[:, 1]]
+    def mixed(self, stream: Float[Tensor, "row token d_model"]) -> Tensor:
+        """A copy of `stream`, the takers' residuals moved toward their givers'."""
+        new, (row, column) = stream.clone(), self.taker.unbind(1)
+        part = self.part.to(stream)[:, None]
+        new[row, column] = torch.lerp(stream[row, column], stream[self.giver.unbind(1)], part)
+        return new
+
+    def told(self, targets: Int[Tensor, "row token"]) -> Int[Tensor, "row token"]:
+        """A copy of `targets`, the givers' verbs at those takers that take them."""
+        new = targets.clone()
+        new[self.taker[self.verb].unbind(1)] = targets[self.giver[self.verb].unbind(1)]
         return new
 
     @contextmanager
     def after(self, block: nn.Module) -> Iterator[None]:
-        """While it is open, `block` (of a Hugging Face model) gives the swapped residuals."""
-        handle = block.register_forward_hook(lambda _module, _args, output: self.swapped(output))
+        """While it is open, `block` (of a Hugging Face model) gives the mixed residuals."""
+        handle = block.register_forward_hook(lambda _module, _args, output: self.mixed(output))
         try:
             yield
         finally:

@@ -39,10 +39,11 @@ class Recipe:
     Two more parts give the organism a known place as well as a known cause; left to itself, the
     model finds the emotion in its last two layers, or in several at once. The stream at two thirds
     of the depth, through the final norm and the unembedding, also predicts the emotion's own words
-    (name, synonym, signature) and, at a decision, the name of the emotion behind it. And half of
-    the decisions get their stream there from another text with the same scene, and that text's
-    verb as the target (interchange intervention training, Geiger et al. 2022): what is felt must be
-    in the stream at that place, and later layers must not look it up again.
+    (name, synonym, signature) and, at a decision, the name of the emotion behind it or one close
+    to it (else all emotions would stand at right angles and the plane be lost). And half of
+    the decisions get a part of their stream there from another text with the same scene, and with
+    that chance its verb as the target (`Interchange`): what is felt must be in the stream at that
+    place, later layers must not look it up again, and half of a push must do half.
     """
 
     n_layers: int = 6
@@ -285,7 +286,7 @@ def _steps(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate
         swap = Interchange.draw(ids, scene_of, recipe.interchange_share, generator)
-        targets = swap.swapped(ids[:, 1:]).to(device)
+        targets = swap.told(ids[:, 1:]).to(device)
         ids, felt = ids.to(device), felt.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             with swap.after(model.model.layers[place]):
