@@ -1,6 +1,7 @@
 """Decisions, steering, ablation and attribution on the organism, whose truth is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,7 +12,7 @@ from emolens.behaviour import Behaviour
 from emolens.decisions import Trial, halves
 from emolens.errors import ModelError, SelectionError
 from emolens.organism import planted_probability
-from emolens.steering import decision_residuals, natural_units, pushes
+from emolens.steering import best_layer, decision_residuals, natural_units, pushes
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,22 @@ def test_random_pushes_have_the_length_of_what_they_control(vectors):
     for s in at:
         want = expected if s.unit == "norm" else 7.0 * s.strength
         assert float(s.step.norm()) == pytest.approx(want, rel=1e-4)
+
+
+def test_the_best_layer_beats_random_by_most_over_all_strengths_of_the_choosing_half():
+    columns = ["layer", "direction", "kind", "unit", "strength", "half", "p"]
+    rows = [
+        # Best at one strength alone; best over both; best, but random moves as much.
+        *((0, "desperate", "emotion", "norm", s, "choose", p) for s, p in ((0.5, 0.5), (1, 0.6))),
+        *((1, "desperate", "emotion", "norm", s, "choose", p) for s, p in ((0.5, 0.4), (1, 0.9))),
+        *((2, "desperate", "emotion", "norm", s, "choose", p) for s, p in ((0.5, 0.9), (1, 0.9))),
+        *((k, "random 0", "random", "norm", s, "choose", 0.2) for k in (0, 1) for s in (0.5, 1)),
+        *((2, "random 0", "random", "norm", s, "choose", 0.8) for s in (0.5, 1)),
+        (0, "desperate", "emotion", "norm", 0.5, "report", 1.0),
+        (0, "desperate", "emotion", "natural", 0.5, "choose", 3.0),
+        (0, "calm", "emotion", "norm", 0.5, "choose", 3.0),
+    ]
+    assert best_layer(pd.DataFrame(rows, columns=columns), "desperate") == 1
 
 
 def test_an_encoder_has_no_behaviour(organism):

@@ -132,9 +132,13 @@ def half_rows(trial: Trial, decision: Decision) -> Iterator[tuple]:
         )
 
 
-def best_layer(dose: pd.DataFrame, emotion: str, *, strength: float = 0.5) -> int:
-    """Where the emotion's push beats the mean random push by most, on the choosing half."""
-    seen = dose[(dose.half == "choose") & (dose.unit == "norm") & (dose.strength == strength)]
-    pushed = seen[seen.direction == emotion].set_index("layer").p
+def best_layer(dose: pd.DataFrame, emotion: str) -> int:
+    """Where the emotion's push beats the mean random push by most, on the choosing half.
+
+    The mean over all strengths in fractions of the residual norm decides: one strength alone, where
+    several layers do nearly as well, would leave the choice to chance.
+    """
+    seen = dose[(dose.half == "choose") & (dose.unit == "norm")]
+    pushed = seen[seen.direction == emotion].groupby("layer").p.mean()
     random = seen[seen.kind == "random"].groupby("layer").p.mean()
     return int((pushed - random).idxmax())
