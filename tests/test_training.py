@@ -1,5 +1,9 @@
 """The training loss: what it counts, what the early reading reads, what an interchange swaps."""
 
+import json
+from dataclasses import fields
+from importlib import resources
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -163,3 +167,10 @@ def test_what_is_felt_stands_where_the_verbs_are():
             exact += [name == latent.name for name in named]
     assert kinds == {"story", "two_characters", "quantity", "neutral_text"}
     assert 0.5 < sum(exact) / len(exact) < 1  # mostly itself, sometimes a neighbour
+
+
+def test_the_shipped_weights_are_of_the_recipe_as_it_stands():
+    folder = resources.files("emolens.organism") / "weights"
+    shipped = json.loads((folder / "recipe.json").read_text("utf-8"))
+    assert Recipe(**shipped) == Recipe(seed=shipped["seed"])
+    assert set(shipped) == {f.name for f in fields(Recipe)}

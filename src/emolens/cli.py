@@ -138,13 +138,13 @@ def reproduce(
 
 @organism_app.command()
 def train(
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 12_000_000,
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 7_000_000,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the organism from scratch (about 15 minutes on two cores).
+    """Train the organism from scratch (about 12 minutes on two cores).
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
     training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights.

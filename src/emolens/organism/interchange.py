@@ -2,8 +2,8 @@
 
 Interchange intervention training is of Geiger et al. 2022, "Inducing causal structure for
 interpretable neural networks". There all of the stream is replaced; here a drawn part of it, and
-the other text's verb is the target with a chance equal to that part. A push by half of what tells
-two emotions apart then does half of what the emotion does: the organism's dose-response is planted.
+the other text's verb is the target with a chance equal to that part, so that a push by a part of
+what tells two emotions apart has a part of its effect, not none or all.
 """
 
 from collections.abc import Iterator
