@@ -47,7 +47,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the number lies within its bounds."""
-        return self.least <= self.found <= self.most
+        return bool(self.least <= self.found <= self.most)
 
 
 def acceptance(model: HookedModel, *, seed: int = 0) -> pd.DataFrame:
@@ -102,7 +102,8 @@ def _classes(model: HookedModel, seed: int) -> Iterator[Check]:
     yield Check("class probability error, held-out pairs", error[table.held_out].mean(), most=0.08)
     unseen = table[table.held_out]
     yield Check("held-out pairs, r with planted", unseen.p.corr(unseen.planted), least=0.95)
-    for emotion, least, most in (("desperate", 0.8, 1), (NEUTRAL, 0.17, 0.27), ("calm", 0, 0.08)):
+    bounds = (("desperate", 0.8, 1.0), (NEUTRAL, 0.17, 0.27), ("calm", 0.0, 0.08))
+    for emotion, least, most in bounds:
         p = Trial.prepare(model, organism_behaviour(emotions=(emotion,), seed=seed)).run().p
         yield Check(f"P(cheat) {emotion}", float(p.mean()), least, most)
 
