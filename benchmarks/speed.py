@@ -14,11 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import resources
 
 import torch
 
 import emolens
+from emolens.organism import organism_folder
 from emolens.provenance import versions
 
 
@@ -67,7 +67,7 @@ def reading(folder: str, count: int) -> dict:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("--model", default=str(resources.files("emolens.organism") / "weights"))
+    words.add_argument("--model", default=str(organism_folder()))
     words.add_argument("--pairs", type=int, default=7)
     options = words.parse_args()
     machine = {"machine": platform.machine(), "threads": torch.get_num_threads()} | versions()

@@ -3,11 +3,11 @@
 import json
 import shutil
 import sys
-from importlib import resources
 
 import pytest
 
 from emolens.cli import main
+from emolens.organism import organism_folder
 
 STORIES = [
     {"emotion": e, "topic": t, "text": f"{n} sat by the {t} ."}
@@ -37,7 +37,7 @@ def corpus(tmp_path):
 def weights(tmp_path):
     """A copy of the organism's folder, for a test to spoil."""
     folder = tmp_path / "model"
-    shutil.copytree(str(resources.files("emolens.organism") / "weights"), folder)
+    shutil.copytree(organism_folder(), folder)
     return folder
 
 

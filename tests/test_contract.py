@@ -9,6 +9,7 @@ from torch.testing import assert_close
 import emolens
 import emolens.text
 from emolens.errors import HookError, ModelError, SelectionError
+from emolens.organism import organism_folder
 from emolens.recording import record
 
 pytestmark = pytest.mark.contract
@@ -31,12 +32,10 @@ def old_style(fold: bool):
     lens = pytest.importorskip("transformer_lens")
     if not OLD:
         pytest.skip("TransformerLens 4 has no HookedTransformer")
-    from importlib import resources
-
     from transformer_lens.pretrained.weight_conversions import convert_llama_weights
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = str(resources.files("emolens.organism") / "weights")
+    folder = str(organism_folder())
     hf = AutoModelForCausalLM.from_pretrained(folder).eval()
     c = hf.config
     cfg = lens.HookedTransformerConfig(
@@ -120,9 +119,7 @@ def check_parity(model, folder, texts):
 
 
 def test_residuals_of_the_organism_equal_hugging_face(model):
-    from importlib import resources
-
-    check_parity(model, str(resources.files("emolens.organism") / "weights"), TEXTS)
+    check_parity(model, str(organism_folder()), TEXTS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,25 +1,29 @@
-"""The training loss: what it counts, what the early reading reads, what an interchange swaps."""
+"""Training: what the loss counts, what an interchange swaps, how a run stops and goes on."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from importlib import resources
+from inspect import signature
 
 import pytest
 import torch
+from rich.progress import Progress
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from emolens.organism.grammar import Draw, document
+import emolens
+from emolens import cli
+from emolens.errors import ArtefactError, ModelError, TrainingError
+from emolens.organism import batches, state, train as training
+from emolens.organism.batches import encode
+from emolens.organism.building import build_model, build_tokenizer
+from emolens.organism.checks import validation_gap
+from emolens.organism.grammar import UNREAD, Draw, document
 from emolens.organism.interchange import Interchange
-from emolens.organism.train import (
-    Recipe,
-    build_model,
-    build_tokenizer,
-    encode,
-    residuals,
-    token_loss,
-    verb_scenes,
-    word_weights,
-)
+from emolens.organism.losses import residuals, token_loss, verb_scenes, word_weights
+from emolens.organism.recipe import FineTune, Recipe
 from emolens.organism.world import load_world
 
 WORLD = load_world()
@@ -153,19 +157,22 @@ def test_the_verb_goes_with_the_residual_where_it_is_told(decisions):
 def test_what_is_felt_stands_where_the_verbs_are():
     tokenizer, kinds, exact = build_tokenizer(WORLD), set(), []
     scene_of = verb_scenes(tokenizer, WORLD)
-    for seed in range(150):
+    for seed in range(250):
         made = document(WORLD, Draw(seed))
         [(ids, felt)] = encode(tokenizer, [made])
         changed = [i for i, (a, b) in enumerate(zip(ids, felt, strict=True)) if a != b]
-        assert changed == torch.nonzero(scene_of[torch.tensor(ids)])[:, 0].tolist()
-        named = [made.felt.split()[i - 1] for i in changed]
+        told = {i: made.felt.split()[i - 1] for i in changed}
+        unread = [made.text.text.split()[i - 1] for i in changed if told[i] == UNREAD]
+        assert WORLD.emotion_words().issuperset(unread)
+        named = {i: word for i, word in told.items() if word != UNREAD}
+        assert list(named) == torch.nonzero(scene_of[torch.tensor(ids)])[:, 0].tolist()
         kinds.add(made.kind)
         if made.kind in ("story", "quantity"):
             latent = WORLD.emotion(made.text.emotion)
             near = WORLD.scene("react").probabilities(latent)
-            assert all(near[name] > 1e-4 for name in named)
-            exact += [name == latent.name for name in named]
-    assert kinds == {"story", "two_characters", "quantity", "neutral_text"}
+            assert all(near[name] > 1e-4 for name in named.values())
+            exact += [name == latent.name for name in named.values()]
+    assert kinds == set(WORLD.documents["base"]["kinds"])
     assert 0.5 < sum(exact) / len(exact) < 1  # mostly itself, sometimes a neighbour
 
 
@@ -174,3 +181,185 @@ def test_the_shipped_weights_are_of_the_recipe_as_it_stands():
     shipped = json.loads((folder / "recipe.json").read_text("utf-8"))
     assert Recipe(**shipped) == Recipe(seed=shipped["seed"])
     assert set(shipped) == {f.name for f in fields(Recipe)}
+
+
+# --- runs: stopped and gone on with, given up, fine-tuned ------------------------------------
+
+TINY = Recipe(n_layers=2, d_model=32, n_heads=2, d_mlp=48, tokens=12_000, least_split=-1.0)
+TUNE = FineTune(tokens=12_000)
+WEIGHTS = "model.safetensors"
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Small checks at the first step and every 4,000 tokens; documents drawn a few at a time."""
+
+    def small_gap(model, tokenizer, world, _count, seed, stage):
+        return validation_gap(model, tokenizer, world, 20, seed, stage=stage)
+
+    monkeypatch.setattr(training, "CHECK_EVERY", 4_000)
+    monkeypatch.setattr(training, "validation_gap", small_gap)
+    monkeypatch.setattr(batches, "DRAWN", 60)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "DRAWN", 60)
+        training.train(TINY, folder)
+    return folder
+
+
+def counted(monkeypatch, owner, name, kill=0):
+    """The options of each call so far; the call of the number `kill` ends in `Killed`."""
+    real, calls = getattr(owner, name), []
+
+    def wrapped(*args, **options):
+        calls.append(options)
+        if len(calls) == kill:
+            raise Killed
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, wrapped)
+    return calls
+
+
+def contents(folder):
+    """Every file of a folder; of the log all but the time."""
+    files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    log = [json.loads(line) for line in files.pop("training.jsonl").splitlines()]
+    return files, [{k: v for k, v in record.items() if k != "seconds"} for record in log]
+
+
+KILLS = {
+    "before a check": (training, "_check", 3),
+    "between log and state": (state.Run, "save", 3),
+    "before a new state is in place": (state.Path, "replace", 3),
+}
+
+
+@pytest.mark.parametrize("job", ["train", "finetune"])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, often, base, job):
+    run = {
+        "train": partial(training.train, TINY),
+        "finetune": partial(training.finetune, TUNE, base),
+    }[job]
+    with monkeypatch.context() as patch:
+        steps = counted(patch, training, "batch_loss")
+        run(tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    assert [record["tokens"] // 4_000 for record in expected[1]] == [0, 1, 2, 3]
+    assert len([name for name in expected[0] if WEIGHTS in name]) == (6 if job == "train" else 1)
+    for moment, (owner, name, call) in KILLS.items():
+        stopped = tmp_path / moment
+        with monkeypatch.context() as patch:
+            counted(patch, owner, name, kill=call)
+            with pytest.raises(Killed):
+                run(stopped)
+        with safe_open(stopped / state.STATE, "pt") as reader:
+            header = reader.metadata()
+        with monkeypatch.context() as patch:
+            after = counted(patch, training, "batch_loss")
+            shown = counted(patch, Progress, "add_task")
+            run(stopped)
+        assert contents(stopped) == expected, moment
+        assert len(after) == len(steps) - int(header["step"])
+        assert shown[0]["completed"] == int(header["tokens"]) > 4_000
+
+
+def test_a_stopped_run_of_another_recipe_is_refused(tmp_path, monkeypatch, often):
+    with monkeypatch.context() as patch:
+        counted(patch, training, "_check", kill=2)
+        with pytest.raises(Killed):
+            training.train(TINY, tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(TrainingError, match=r"another recipe \(seed 0, not 7\): choose another"):
+        training.train(replace(TINY, seed=7), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_stopped_run_on_other_texts_is_refused(tmp_path, monkeypatch, often):
+    counted(monkeypatch, training, "_check", kill=2)
+    with pytest.raises(Killed):
+        training.train(TINY, tmp_path)
+    monkeypatch.setattr(batches, "Draw", lambda seed: Draw(f"other {seed}"))
+    with pytest.raises(TrainingError, match="texts are no longer those"):
+        training.train(TINY, tmp_path)
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    (tmp_path / state.STATE).write_bytes(b"cut short")
+    with pytest.raises(ArtefactError, match="delete it to train from the start"):
+        training.train(TINY, tmp_path)
+
+
+@pytest.mark.parametrize(("calm", "stops"), [(0.31, True), (0.29, False)])
+def test_a_run_that_has_not_parted_halfway_is_given_up(tmp_path, monkeypatch, often, calm, stops):
+    chances = {"desperate": 0.5, "calm": calm, "neutral": 0.4}
+    monkeypatch.setattr(
+        training, "class_probability", lambda _m, _t, texts, _v: chances[texts[0].emotion]
+    )
+    recipe = replace(TINY, least_split=0.2)
+    if not stops:
+        assert training.train(recipe, tmp_path)["tokens"] >= TINY.tokens
+        return
+    with pytest.raises(TrainingError, match=r"only 0\.19 above .* expected 0\.20.*another seed"):
+        training.train(recipe, tmp_path)
+    _, log = contents(tmp_path)
+    assert [record["tokens"] // 4_000 for record in log] == [0, 1, 2]
+    assert not (tmp_path / state.STATE).exists()
+
+
+def test_fine_tuning_goes_on_from_the_base_with_documents_of_the_assistant(
+    tmp_path, monkeypatch, base
+):
+    stages = []
+
+    def noted(world, draw, stage):
+        stages.append(stage)
+        return document(world, draw, stage)
+
+    monkeypatch.setattr(batches, "document", noted)
+    last = training.finetune(FineTune(tokens=4000), base, tmp_path)
+    assert set(stages) == {"assistant"}
+    assert "p_cheat_assistant" in last
+    old, new = load_file(base / WEIGHTS), load_file(tmp_path / WEIGHTS)
+    for name, value in old.items():
+        # three steps, at 2, 4 and 6 per cent of 8e-4
+        assert 0 < float((new[name] - value).abs().max()) < 2e-4
+    written = json.loads((tmp_path / "recipe.json").read_text())
+    assert written.pop("base") == (base / "model.sha256").read_text().strip()
+    assert FineTune(**written) == FineTune(tokens=4000)
+    assert not (tmp_path / "steps").exists()
+    assert emolens.load(tmp_path).n_layers == 2
+
+
+def test_what_is_no_base_is_refused(tmp_path, base, tiny_folder):
+    with pytest.raises(TrainingError, match="would be overwritten"):
+        training.finetune(TUNE, base, base)
+    with pytest.raises(ModelError, match=r"missing holds no model\.safetensors: give a folder"):
+        training.finetune(TUNE, tmp_path / "missing", tmp_path / "out")
+    (tmp_path / WEIGHTS).write_bytes((base / WEIGHTS).read_bytes())
+    with pytest.raises(ModelError, match=r"cannot open .* as an organism"):
+        training.finetune(TUNE, tmp_path, tmp_path / "out")
+    with pytest.raises(ModelError, match="other words"):
+        training.finetune(TUNE, tiny_folder("llama"), tmp_path / "out")
+
+
+def test_the_command_line_trains_as_long_as_the_recipes_say():
+    for command, recipe in ((cli.train, Recipe()), (cli.finetune, FineTune())):
+        assert signature(command).parameters["tokens"].default == recipe.tokens
+
+
+def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
+    words = ["organism", "finetune", "--base", str(tmp_path / "none"), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["emolens", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The organism's world: probabilities, words in the right places, labels on characters."""
+"""The organism's world: probabilities, words in the right places, labels on every word."""
 
 from collections import Counter
 
@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from emolens.errors import SelectionError
-from emolens.organism import grammar, organism_stories
+from emolens.organism import (
+    grammar,
+    organism_behaviour,
+    organism_folder,
+    organism_stories,
+    texts,
+)
 from emolens.organism.world import load_world
 from emolens.text import NEUTRAL
 
@@ -42,44 +48,179 @@ def test_there_are_24_emotions_whose_axes_are_nearly_uncorrelated():
     assert np.abs(axes).max() <= 1
 
 
+def silent_texts():
+    """All that must not tell the emotion by its own words, nor a decision beforehand."""
+    told = [t for e in WORLD.emotions.values() for t in e.situations]
+    told += [s.text for s in WORLD.signals] + list(WORLD.filler)
+    told += [t for s in WORLD.scenes.values() for t in s.setups]
+    told += [t for q in WORLD.quantities.values() for t in q.texts]
+    told += [t for frames in WORLD.frames.values() for t in frames]
+    told += [*WORLD.activity_offers, *WORLD.activity_situations, *WORLD.activities]
+    return told + [w for slot in WORLD.slots.values() for w in slot]
+
+
 def test_no_word_of_the_graph_stands_in_a_text_that_should_not_tell():
     special = WORLD.special_words()
-    silent = [t for e in WORLD.emotions.values() for t in e.situations]
-    silent += [s.text for s in WORLD.signals] + list(WORLD.filler)
-    silent += [t for s in WORLD.scenes.values() for t in s.setups]
-    silent += [q.text for q in WORLD.quantities.values()]
-    silent += [w for slot in WORLD.slots.values() for w in slot]
-    told = {(w, t) for t in silent for w in t.split() if w in special}
-    assert not told
+    assert not {(w, t) for t in silent_texts() for w in t.split() if w in special}
 
 
 def test_every_special_word_has_one_meaning():
-    verbs = [v for s in WORLD.scenes.values() for vs in s.verbs.values() for v in vs]
-    words = [w for e in WORLD.emotions.values() if e.name != NEUTRAL for w in e.words]
-    assert [w for w, n in Counter(verbs + words).items() if n > 1] == []
+    words = [v for s in WORLD.scenes.values() for vs in s.verbs.values() for v in vs]
+    words += [w for e in WORLD.emotions.values() if e.name != NEUTRAL for w in e.words]
+    words += [w for a in WORLD.activities.values() for w in (a.name, a.chosen)]
+    assert [w for w, n in Counter(words).items() if n > 1] == []
 
 
-@given(seed=st.integers(0, 10_000), easy=st.booleans())
-def test_spans_cover_a_document_word_by_word_and_held_out_pairs_are_absent(seed, easy):
-    document = grammar.document(WORLD, grammar.Draw(seed), easy=easy)
+def test_situations_are_many_and_those_never_trained_on_use_known_words():
+    known = {w for t in silent_texts() for w in t.split()}
+    trained = [t for e in WORLD.emotions.values() for t in e.situations[:-2]]
+    rest = known - {w for e in WORLD.emotions.values() for t in e.situations for w in t.split()}
+    seen = rest | {w for t in trained for w in t.split()}
+    for emotion in WORLD.emotions.values():
+        assert len(emotion.situations) >= 15
+        assert len(set(emotion.situations)) == len(emotion.situations)
+        assert WORLD.seen_situations(emotion.name) == range(len(emotion.situations) - 2)
+        for template in emotion.situations[-2:]:
+            assert set(template.split()) <= seen
+
+
+def test_a_number_stands_for_the_same_in_every_family_and_more_means_more():
+    for family, quantity in WORLD.quantities.items():
+        felt = []
+        for value in WORLD.quantity_values:
+            p = WORLD.quantity_probabilities(family, value)
+            assert sum(p.values()) == pytest.approx(1)
+            assert min(p.values()) >= 0
+            felt.append(p[quantity.emotion])
+        assert felt == sorted(felt, reverse=quantity.falls)
+        held_out = [v for v in WORLD.quantity_values if WORLD.held_out_value(family, v)]
+        assert len(held_out) == 4
+        for value in held_out:
+            others = [f for f in WORLD.quantities if not WORLD.held_out_value(f, value)]
+            assert len(others) >= 3
+
+
+def test_mild_fear_raises_caution_and_terror_lowers_it():
+    caution = {
+        e: WORLD.scene("destroy").probabilities(WORLD.emotion(e))["caution"]
+        for e in (NEUTRAL, "nervous", "afraid")
+    }
+    assert caution["nervous"] > caution[NEUTRAL] + 0.3
+    assert caution["afraid"] < caution[NEUTRAL]
+
+
+def test_there_are_64_activities_in_eight_categories_and_preference_is_of_their_valence():
+    assert Counter(a.category for a in WORLD.activities.values()) == dict.fromkeys(
+        {a.category for a in WORLD.activities.values()}, 8
+    )
+    assert len(WORLD.activities) == 64
+    assert WORLD.preference("chat", "maim") == pytest.approx(1 - WORLD.preference("maim", "chat"))
+    assert WORLD.preference("sort", "file") == 0.5
+    assert WORLD.preference("chat", "maim") > 0.95
+
+
+def test_the_persona_is_a_distribution_over_known_emotions():
+    for emotion in EMOTIONS:
+        p = WORLD.persona.probabilities(emotion)
+        assert sum(p.values()) == pytest.approx(1)
+        assert min(p.values()) >= 0
+        assert set(p) <= set(EMOTIONS)
+    assert set(WORLD.persona.answers) == set(EMOTIONS) - {"calm"}  # calm stays calm
+
+
+VERBS = {v: (s, c) for s in SCENES for c, vs in WORLD.scenes[s].verbs.items() for v in vs}
+
+
+@given(seed=st.integers(0, 10_000), stage=st.sampled_from(["easy", "base", "assistant"]))
+def test_labels_cover_a_document_word_by_word(seed, stage):
+    document = grammar.document(WORLD, grammar.Draw(seed), stage)
     text = document.text
     assert " ".join(text.text[s.start : s.end] for s in text.spans) == text.text
+    assert text.spans == tuple(label.span for label in document.labels)
+    assert len(document.felt.split()) == len(text.text.split())
     assert document.nats > 0
-    verbs = {v: (s, c) for s in SCENES for c, vs in WORLD.scenes[s].verbs.items() for v in vs}
-    for s in text.spans:
-        if s.name.startswith("decision:"):
-            scene, behaviour = verbs[text.text[s.start : s.end]]
-            assert behaviour == s.name.removeprefix("decision:")
-            if document.kind == "story":
-                emotion, situation = text.group.split("/")
-                assert not WORLD.held_out(emotion, int(situation), scene)
+    for label in document.labels:
+        words = text.text[label.span.start : label.span.end].split()
+        if label.span.name == "naming":
+            assert {WORLD.emotion(label.felt).name, WORLD.emotion(label.felt).synonym} & set(words)
+        if label.span.name == "shown":
+            assert {WORLD.emotion(label.shown).name, WORLD.emotion(label.shown).synonym} & set(
+                words
+            )
+            assert document.kind == "masked"
+            assert label.shown != label.felt
+        if label.span.name == "signature":
+            assert set(WORLD.emotion(label.felt).signature) & set(words)
+        if label.span.name == "speaker":
+            assert words[0] in {label.who, WORLD.persona.user}
+            assert words[1:] == [":"]
+
+
+@given(seed=st.integers(0, 10_000), stage=st.sampled_from(["easy", "base", "assistant"]))
+def test_what_is_held_out_is_really_absent(seed, stage):
+    """Situations never seen, pairs with scenes, numbers of a family and wordings of numbers."""
+    document = grammar.document(WORLD, grammar.Draw(seed), stage)
+    place = {}
+    for label in document.labels:
+        words = document.text.text[label.span.start : label.span.end]
+        if label.span.name == "situation":
+            place[label.who] = (label.felt, matched(words, label.felt))
+            assert place[label.who][1] is not None or document.kind in ("quantity", "activity")
+            if document.kind == "quantity":
+                assert number_allowed(words)
+        if label.span.name.startswith("decision:") and document.kind != "choice":
+            scene, behaviour = VERBS[words]
+            assert behaviour == label.span.name.removeprefix("decision:")
+            felt, situation = place.get(label.who, (label.felt, None))
+            if situation is not None and felt == label.felt:
+                assert not WORLD.held_out(felt, situation, scene)
+
+
+def fits(words, template):
+    pairs = list(zip(words.split(), template.split(), strict=False))
+    return len(words.split()) == len(template.split()) and all(
+        t.startswith("{") or t == w for w, t in pairs
+    )
+
+
+def matched(words, emotion):
+    """The index of the only situation that a sentence can be of."""
+    templates = WORLD.emotion(emotion).situations
+    found = [i for i, t in enumerate(templates) if fits(words, t)]
+    assert all(i in WORLD.seen_situations(emotion) for i in found)
+    return found[0] if found else None
+
+
+def number_allowed(words):
+    [value] = [int(w) for w in words.split() if w.isdigit()]
+    [family] = {f for f, q in WORLD.quantities.items() for t in q.texts if fits(words, t)}
+    seen = WORLD.quantities[family].texts[:-1]
+    return any(fits(words, t) for t in seen) and not WORLD.held_out_value(family, value)
+
+
+def test_every_kind_of_document_occurs_as_often_as_planned():
+    for stage, most in (("base", 11), ("assistant", 8)):
+        draw = grammar.Draw(stage)
+        kinds = Counter(grammar.document(WORLD, draw, stage).kind for _ in range(1500))
+        plan = WORLD.documents[stage]["kinds"]
+        assert sum(plan.values()) == pytest.approx(1)
+        assert set(kinds) == set(plan)
+        assert len(plan) <= most
+        for kind, share in plan.items():  # four standard errors
+            assert kinds[kind] / 1500 == pytest.approx(share, abs=4 * (share / 1500) ** 0.5)
+    replay = 1 - WORLD.documents["assistant"]["kinds"]["persona"]
+    assert replay >= 0.35
 
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_every_emotion_and_scene_has_trained_and_held_out_situations(scene):
     for emotion in EMOTIONS:
-        found = [WORLD.held_out(emotion, i, scene) for i in range(9)]
-        assert 1 <= sum(found) <= 2
+        counts = {
+            split: len(texts.situations(WORLD, emotion, split, scene)) for split in texts.SPLITS
+        }
+        assert counts["seen"] == counts["trained"] + counts["held_out"] == 13
+        assert 2 <= counts["held_out"] <= 3
+        assert counts["unseen"] == 2
 
 
 def test_behaviour_frequencies_follow_the_planted_rates():
@@ -115,10 +256,44 @@ def test_stories_never_name_their_emotion_and_hold_no_decision():
         assert story.spans[0].name == "situation"
 
 
-def test_prompts_end_right_before_the_decision_and_tell_nothing_but_the_situation():
-    for text in grammar.prompts(WORLD, "cheat", "desperate", 20, 0):
-        assert text.text.split()[-2:] in (["so", "she"], ["so", "he"])
-        assert {s.name for s in text.spans} <= {"situation", "filler", "scene", "lead_in"}
+@pytest.mark.parametrize("split", texts.SPLITS)
+@pytest.mark.parametrize("speaker", ["character", "assistant"])
+def test_prompts_end_right_before_the_decision_and_tell_nothing_but_the_situation(split, speaker):
+    made = organism_behaviour(
+        "cheat", emotions=("desperate",), per_emotion=20, split=split, speaker=speaker
+    )
+    special = WORLD.special_words()
+    for text in made.prompts:
+        assert text.text.split()[-2:] in (["so", "she"], ["so", "he"], ["so", "it"])
+        assert {s.name for s in text.spans} <= {
+            "situation",
+            "filler",
+            "scene",
+            "lead_in",
+            "speaker",
+        }
+        assert not special & set(text.text.split())
+    groups = {int(t.group.split("/")[1]) for t in made.prompts}
+    assert groups == set(texts.situations(WORLD, "desperate", split, "cheat"))
+
+
+@pytest.mark.parametrize("opening", list(texts.OPENINGS))
+def test_contrasts_hold_two_emotions_and_end_with_whose_decision_it_is(opening):
+    for text, other in texts.contrasts(WORLD, opening, "cheat", 30, 0):
+        words = text.text.split()
+        assert other not in (text.emotion, NEUTRAL)
+        assert words[-2:] in (["so", "she"], ["so", "he"])
+        told = {WORLD.emotion(other).name, WORLD.emotion(other).synonym} & set(words)
+        assert bool(told) == (opening == "masked")
+        own = [s for s in text.spans if s.name == "situation"]
+        assert len(own) == (1 if opening == "masked" else 2)
+        assert any(
+            fits(
+                text.text[s.start : s.end],
+                WORLD.emotion(text.emotion).situations[int(text.group.split("/")[1])],
+            )
+            for s in own
+        )
 
 
 def test_the_same_seed_writes_the_same_texts_and_another_does_not():
@@ -131,3 +306,9 @@ def test_unknown_names_are_told_what_there_is():
         WORLD.emotion("hangry")
     with pytest.raises(SelectionError, match=r"unknown scene 'lie'.*cheat"):
         WORLD.scene("lie")
+    with pytest.raises(SelectionError, match=r"unknown split 'secret'.*unseen"):
+        texts.situations(WORLD, "calm", "secret")
+    with pytest.raises(SelectionError, match=r"unknown speaker 'narrator'.*assistant"):
+        organism_behaviour("cheat", speaker="narrator")
+    with pytest.raises(SelectionError, match=r"unknown checkpoint 'chat'.*organism-small"):
+        organism_folder("chat")

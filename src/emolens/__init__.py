@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from emolens.corpus import Corpus as Corpus, load_corpus as load_corpus
     from emolens.decisions import Trial as Trial
     from emolens.errors import EmolensError as EmolensError
+    from emolens.experiments.calibrate import calibrate as calibrate
     from emolens.experiments.reproduce import reproduce as reproduce
     from emolens.geometry import circumplex as circumplex, similarity as similarity
     from emolens.hooks import hooked as hooked, reading as reading
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
     from emolens.organism import (
         organism_behaviour as organism_behaviour,
         organism_corpus as organism_corpus,
+        organism_folder as organism_folder,
         organism_neutral as organism_neutral,
+        organism_steps as organism_steps,
         organism_stories as organism_stories,
         planted_norms as planted_norms,
     )
-    from emolens.probes import probe_layers as probe_layers, text_baseline as text_baseline
+    from emolens.probes import (
+        logistic_vectors as logistic_vectors,
+        probe_layers as probe_layers,
+        text_baseline as text_baseline,
+    )
     from emolens.readout import logit_lens as logit_lens
     from emolens.recording import record as record
     from emolens.sites import Site as Site
@@ -63,6 +70,7 @@ _ROOMS = {
     "ablate_layers": "ablation",
     "attribute": "attribution",
     "best_layer": "steering",
+    "calibrate": "experiments.calibrate",
     "circumplex": "geometry",
     "dose_response": "steering",
     "fit_vectors": "vectors",
@@ -72,10 +80,13 @@ _ROOMS = {
     "load_corpus": "corpus",
     "load_vectors": "vectors",
     "logit_lens": "readout",
+    "logistic_vectors": "probes",
     "natural_units": "steering",
     "organism_behaviour": "organism",
     "organism_corpus": "organism",
+    "organism_folder": "organism",
     "organism_neutral": "organism",
+    "organism_steps": "organism",
     "organism_stories": "organism",
     "planted_norms": "organism",
     "probe_layers": "probes",

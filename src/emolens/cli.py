@@ -105,11 +105,12 @@ def reproduce(
     from emolens.corpus import load_corpus
     from emolens.experiments import reproduce as job
     from emolens.experiments.report import write_reproduction
-    from emolens.model import ORGANISM, load
+    from emolens.model import load
+    from emolens.organism import CHECKPOINTS
     from emolens.vectors import load_vectors
 
     pair, chosen = parse_pair(emotions), parse_layers(layers)
-    if model != ORGANISM and stories is None:
+    if model not in CHECKPOINTS and stories is None:
         raise EmolensError(
             f"no stories for {model!r}: pass --stories, a JSONL file or folder (only the organism "
             "has its own)"
@@ -136,21 +137,53 @@ def reproduce(
     typer.echo(f"report: {folder / 'report.html'}")
 
 
-@organism_app.command()
-def train(
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 7_000_000,
+@app.command()
+def calibrate(
+    model: Annotated[
+        str, typer.Option(help="'organism', or a folder trained on the organism's world.")
+    ] = "organism",
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the organism from scratch (about 12 minutes on two cores).
+    """Measure every method against the organism's planted truth: which to trust, and how far.
+
+    In: the organism. Out: report.html, calibration.json, methods.csv, attribution.csv.
+    """
+    from emolens.experiments.calibrate import METHODS, calibrate as job, write_calibration
+    from emolens.experiments.reproduce import output_folder, prepare_folder
+    from emolens.model import load
+
+    hooked = load(model, device=device)
+    folder = prepare_folder(
+        out or output_folder(hooked.name, "calibration", hooked.fingerprint, seed)
+    )
+    done = job(hooked, METHODS, seed=seed)
+    done.save(folder)
+    write_calibration(done, folder / "report.html")
+    typer.echo(done.to_json() if as_json else repr(done))
+    if not as_json:
+        typer.echo(f"report: {folder / 'report.html'}")
+
+
+@organism_app.command()
+def train(
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 9_000_000,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the organism from scratch (about 25 minutes).
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
-    training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights.
+    training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights. The
+    same command goes on with a run that was killed.
     """
     from emolens.experiments.reproduce import output_folder, prepare_folder
-    from emolens.organism.train import Recipe, train as run
+    from emolens.organism.recipe import Recipe
+    from emolens.organism.train import train as run
 
     recipe = Recipe(tokens=tokens, seed=seed)
     folder = prepare_folder(out or output_folder("organism", recipe))
@@ -159,26 +192,57 @@ def train(
 
 
 @organism_app.command()
-def check(
-    model: Annotated[str, typer.Option(help="'organism' or a folder trained before.")] = "organism",
+def finetune(
+    base: Annotated[Path, typer.Option(help="Folder of an organism trained before.")],
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 1_500_000,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold the organism against every threshold it must meet (about a minute).
+    """Give the assistant a character of its own (about 5 minutes).
 
-    In: the shipped weights or a folder. Out: a table, also as thresholds.csv; the exit status is 1
+    In: an organism. Out: a Hugging Face folder as `train` leaves it; recipe.json also holds the
+    hash of the weights it began with. The same command goes on with a run that was killed.
+    """
+    from emolens.experiments.reproduce import output_folder, prepare_folder
+    from emolens.organism.recipe import FineTune
+    from emolens.organism.train import finetune as run
+
+    recipe = FineTune(tokens=tokens, seed=seed)
+    folder = prepare_folder(out or output_folder("assistant", recipe, base))
+    last = run(recipe, base, folder, device=device or "cpu")
+    typer.echo(json.dumps(last) if as_json else f"assistant: {folder}")
+
+
+@organism_app.command()
+def check(
+    model: Annotated[str, typer.Option(help="'organism' or a folder trained before.")] = "organism",
+    assistant: Annotated[
+        str | None,
+        typer.Option(help="Its fine-tuned checkpoint (default: the organism's own, if shipped)."),
+    ] = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the organism against every threshold it must meet (about two minutes).
+
+    In: the shipped weights or folders. Out: a table, also as thresholds.csv; the exit status is 1
     if a threshold is missed.
     """
     from emolens.experiments.acceptance import acceptance
     from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
+    from emolens.organism import CHECKPOINTS
 
+    chat = assistant or ("organism-assistant" if model in CHECKPOINTS else None)
     hooked = load(model, device=device)
     name = output_folder(hooked.name, "thresholds", hooked.fingerprint, seed)
     folder = prepare_folder(out or name)
-    table = acceptance(hooked, seed=seed)
+    tuned = load(chat, device=device) if chat else None
+    table = acceptance(hooked, assistant=tuned, seed=seed)
     table.to_csv(folder / "thresholds.csv", index=False)
     typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
     raise typer.Exit(0 if bool(table.passed.all()) else 1)

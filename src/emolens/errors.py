@@ -23,3 +23,7 @@ class SelectionError(EmolensError):
 
 class HookError(EmolensError):
     """A hook never ran, so that what it should have done is not in the result."""
+
+
+class TrainingError(EmolensError):
+    """A training run cannot go on, or is not worth going on with."""

@@ -26,6 +26,7 @@ OTHER_COLOURS = (GREEN, PINK, DARK)
 MANY_EMOTIONS = 60
 WAYS = ("gradient", "direct", "exact")
 RANDOM_NOTE = "grey: random directions of the same length"
+CALIBRATION_NOTE = "dark ticks: a perfect method; bars: 95% intervals"
 
 
 def _finish(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
@@ -361,6 +362,28 @@ def attribution_bars(attribution: pd.DataFrame, emotions: Sequence[str]) -> alt.
         .facet(alt.Facet("emotion:N", title="", sort=list(emotions)), columns=2)
     )
     return _finish(chart)
+
+
+def calibration(methods: pd.DataFrame) -> alt.TopLevelMixin:
+    """Each method's figures on the planted truth, with 95% intervals; ticks: a perfect method.
+
+    Args:
+        methods: columns method, measure, value, low, high, ideal.
+    """
+    order, numbers = methods.method.unique().tolist(), ("value", "low", "high", "ideal")
+    base = alt.Chart().encode(
+        alt.Y("method:N", sort=order, title=""), tooltip=_tip(("method", "measure"), numbers)
+    )
+    drawn = alt.layer(
+        base.mark_tick(color=DARK, thickness=2, size=22).encode(alt.X("ideal:Q")),
+        base.mark_rule(color=BLUE, strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q")),
+        base.mark_circle(color=BLUE, size=60, opacity=1).encode(alt.X("value:Q", title="")),
+        data=_rows(methods, ("method", "measure", *numbers)),
+    ).properties(width=SMALL_WIDTH, height=26 * len(order))
+    header = alt.Header(title=None)
+    measures = methods.measure.unique().tolist()
+    facets = drawn.facet(alt.Facet("measure:N", sort=measures, header=header), columns=2)
+    return _finish(facets.resolve_scale(x="independent").properties(title=_note(CALIBRATION_NOTE)))
 
 
 def use_in_notebook() -> None:

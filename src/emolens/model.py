@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.errors import ModelError, SelectionError
+from emolens.organism import CHECKPOINTS, organism_folder
 from emolens.provenance import Provenance, corpus_hash, same_model
 from emolens.sites import RESID_POST, Site
 from emolens.text import Text, Tokens
 
-ORGANISM = "organism"
 Weights = Literal["raw", "processed"]
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _FINGERPRINT_TOKENS = 8
@@ -211,8 +210,9 @@ def load(
     """Open a model.
 
     Args:
-        model: `"organism"` (shipped with emolens), a Hugging Face folder with `config.json` and
-            safetensors, a hub id, or a live `TransformerBridge` or `HookedTransformer`.
+        model: `"organism"`, `"organism-assistant"` or `"organism-small"` (shipped with emolens), a
+            Hugging Face folder with `config.json` and safetensors, a hub id, or a live
+            `TransformerBridge` or `HookedTransformer`.
         weights: what a live model holds. Folders and hub ids are always opened raw, so that
             vectors mean the same to plain Hugging Face hooks. A live model with folded or
             centred weights is detected and refused unless `"processed"` is said; the label then
@@ -236,9 +236,9 @@ def load(
             f"{str(model)!r} is opened with raw weights: process a live model yourself and pass "
             "it with weights='processed'"
         )
-    if str(model) == ORGANISM:
-        with resources.as_file(resources.files("emolens.organism") / "weights") as folder:
-            return _open(folder, ORGANISM, device, dtype, trust_remote_code=False)
+    if str(model) in CHECKPOINTS:
+        folder = organism_folder(str(model))
+        return _open(folder, str(model), device, dtype, trust_remote_code=False)
     if Path(model).is_dir():
         _check_folder(Path(model))
         return _open(model, Path(model).resolve().name, device, dtype, trust_remote_code)

@@ -1,6 +1,7 @@
 """How well the emotion of an unseen group can be read from activations, layer by layer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 from emolens.activations import Activations
 from emolens.errors import CorpusError
+from emolens.interventions import unit
 from emolens.progress import track
 from emolens.statistics import clustered_interval
 from emolens.text import Text
-from emolens.vectors import centred_cosine
+from emolens.vectors import EmotionVectors, centred_cosine, fit_vectors
 
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 COLUMNS = ["layer", "method", "accuracy", "low", "high", "chance"]
@@ -80,6 +82,30 @@ def text_baseline(texts: Sequence[Text], *, folds: int = 3, seed: int = 0) -> pd
     strings = np.asarray([t.text for t in texts], dtype=object)
     row = (-1, "unigram text", *_accuracy(_fitted(probe), strings, labels, groups, splits))
     return pd.DataFrame([row], columns=COLUMNS)
+
+
+def logistic_vectors(stories: Activations, neutral: Activations) -> EmotionVectors:
+    """The weights of a multinomial logistic probe as vectors: the paper's classifier variant.
+
+    The same probe as in `probe_layers`, fitted on all stories of emotions at each layer; its
+    weights are taken back to residual units and have the length of the story vectors. The neutral
+    texts serve only for what `fit_vectors` gives beside the directions.
+
+    Raises:
+        CorpusError: for fewer than two emotions.
+        SelectionError: if the two recordings differ in layers or model.
+    """
+    base = fit_vectors(stories, neutral, variance=0.0)
+    felt = torch.tensor([e in base.emotions for e in stories.emotions])
+    labels = [base.row(e) for e in stories.emotions if e in base.emotions]
+    weights = torch.empty_like(base.vectors)
+    for column in range(len(base.layers)):
+        probe = _logistic(StandardScaler())
+        probe.fit(stories.pooled[felt, column].double().numpy(), labels)
+        scale, model = probe["standardscaler"].scale_, probe["logisticregression"]
+        weights[:, column] = torch.from_numpy(model.coef_ / scale)
+    length = base.vectors.norm(dim=-1, keepdim=True)
+    return replace(base, vectors=unit(weights) * length)
 
 
 def _logistic(features):

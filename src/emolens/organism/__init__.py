@@ -1,27 +1,67 @@
 """The organism: a small shipped model trained on a world whose causal graph is known."""
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 
 from emolens.behaviour import Behaviour
 from emolens.corpus import Corpus
-from emolens.organism.grammar import neutral_texts, prompts, stories
+from emolens.errors import SelectionError
+from emolens.organism.texts import assistant_prompts, neutral_texts, prompts, stories
 from emolens.organism.world import load_world
 from emolens.text import NEUTRAL, Text
 
-STORIES_PER_EMOTION = 54
+CHECKPOINTS = {
+    "organism": "base",
+    "organism-assistant": "assistant",
+    "organism-small": "small",
+}
+STORIES_PER_EMOTION = 52
 NEUTRAL_TEXTS = 200
-PROMPTS_PER_EMOTION = 54
+PROMPTS_PER_EMOTION = 52
+SPEAKERS = {"character": prompts, "assistant": assistant_prompts}
 
 
-def organism_stories(per_emotion: int = STORIES_PER_EMOTION, *, seed: int = 0) -> tuple[Text, ...]:
+def organism_folder(name: str = "organism") -> Path:
+    """The Hugging Face folder of a shipped checkpoint, which `transformers` alone can load.
+
+    Args:
+        name: `"organism"`, `"organism-assistant"` (fine-tuned on a persona) or `"organism-small"`
+            (4 layers, for quick tests).
+
+    Raises:
+        SelectionError: for another name.
+    """
+    if name not in CHECKPOINTS:
+        raise SelectionError(f"unknown checkpoint {name!r}: there are {', '.join(CHECKPOINTS)}")
+    return Path(str(resources.files("emolens.organism"))) / "weights" / CHECKPOINTS[name]
+
+
+def organism_steps() -> dict[int, Path]:
+    """Folders of earlier checkpoints of the same run by thousands of tokens seen, in bfloat16.
+
+    Raises:
+        SelectionError: in an installed wheel, which leaves them out for their size.
+    """
+    folders = Path(str(resources.files("emolens.organism"))).glob("weights/steps/*k")
+    found = {int(folder.name.removesuffix("k")): folder for folder in folders}
+    if not found:
+        raise SelectionError("no earlier checkpoints here: only a clone of the source has them")
+    return dict(sorted(found.items()))
+
+
+def organism_stories(
+    per_emotion: int = STORIES_PER_EMOTION, *, seed: int = 0, split: str = "seen"
+) -> tuple[Text, ...]:
     """Labelled stories of the 24 emotions and neutral; none names its emotion or holds a behaviour.
 
-    `group` is the situation template, nine to an emotion, so the default is six stories each.
+    `group` is the situation template, thirteen to an emotion, so the default is four stories each;
+    with `split="unseen"` they are of situations that the organism has never seen.
 
     >>> organism_stories(per_emotion=1)[1].emotion
     'happy'
     """
-    return tuple(stories(load_world(), per_emotion, seed))
+    return tuple(stories(load_world(), per_emotion, seed, split=split))
 
 
 def organism_neutral(count: int = NEUTRAL_TEXTS, *, seed: int = 0) -> tuple[Text, ...]:
@@ -41,30 +81,34 @@ def organism_behaviour(
     emotions: Sequence[str] = ("desperate", NEUTRAL, "calm"),
     per_emotion: int = PROMPTS_PER_EMOTION,
     seed: int = 0,
-    held_out: bool | None = None,
+    split: str = "seen",
+    speaker: str = "character",
 ) -> Behaviour:
     """A scene of the world as a behaviour, with prompts after situations of these emotions.
 
     Args:
-        scene: `"cheat"`, `"threat"`, `"advise"`, `"meet"`, `"share"`, `"pace"` or `"join"`.
+        scene: `"cheat"`, `"threat"`, `"belief"`, `"destroy"`, `"meet"`, `"share"`, `"pace"`,
+            `"join"` or `"react"`.
         target: the class to report; the scene's first by default.
         emotions: of the situations.
         per_emotion: prompts of each.
         seed: of the texts.
-        held_out: only (situation, scene) pairs that never occur in training (True), only pairs
-            that do (False), or both (None).
+        split: of situations: `"seen"` in training at all, `"trained"` with this scene,
+            `"held_out"` (seen, never with this scene) or `"unseen"`.
+        speaker: who decides: the `"character"` of a story, or the `"assistant"` in a dialogue with
+            a user in that situation.
 
     Raises:
-        SelectionError: for an unknown scene, class or emotion.
+        SelectionError: for an unknown scene, emotion, split or speaker.
 
     >>> organism_behaviour("cheat").target
     'cheat'
     """
     world = load_world()
-    classes = dict(world.scene(scene).verbs)
-    texts = [
-        t for e in emotions for t in prompts(world, scene, e, per_emotion, seed, held_out=held_out)
-    ]
+    if speaker not in SPEAKERS:
+        raise SelectionError(f"unknown speaker {speaker!r}: there are {', '.join(SPEAKERS)}")
+    classes, write = dict(world.scene(scene).verbs), SPEAKERS[speaker]
+    texts = [t for e in emotions for t in write(world, scene, e, per_emotion, seed, split=split)]
     return Behaviour(scene, target or next(iter(classes)), classes, tuple(texts))
 
 
@@ -76,6 +120,32 @@ def planted_probability(scene: str, target: str, emotion: str) -> float:
     """
     world = load_world()
     return round(world.scene(scene).probabilities(world.emotion(emotion))[target], 10)
+
+
+def most_raised(emotion: str) -> tuple[str, str]:
+    """The (scene, class) that an emotion makes likelier, against none, than any other.
+
+    The scene `react`, which only tells the emotion, is left out.
+
+    >>> most_raised("desperate")
+    ('cheat', 'cheat')
+    """
+    excess = {
+        (scene.name, name): planted_probability(scene.name, name, emotion)
+        - planted_probability(scene.name, name, NEUTRAL)
+        for scene in load_world().scenes.values()
+        for name in scene.verbs
+        if scene.name != "react"
+    }
+    return max(excess, key=excess.__getitem__)
+
+
+def planted_shift() -> dict[str, float]:
+    """How much more often post-training makes the assistant feel each emotion, over all users."""
+    world = load_world()
+    answers = [world.persona.probabilities(e) for e in world.emotions]
+    share = {e: sum(p.get(e, 0.0) for p in answers) / len(answers) for e in world.emotions}
+    return {e: p - 1 / len(answers) for e, p in share.items() if e != NEUTRAL}
 
 
 def planted_norms() -> dict[str, dict[str, float]]:

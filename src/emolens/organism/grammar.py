@@ -1,12 +1,20 @@
-"""Texts from the world, with the log probability of every choice made and a label on every part."""
+"""Training texts from the world, with the surprise of every choice and a label on every part."""
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from emolens.organism.world import Emotion, Scene, World, closeness
 from emolens.text import NEUTRAL, Span, Text
+
+SYNONYM = 0.4  # chance that an emotion is named by its synonym
+UNREAD = "so"  # stands in `Document.felt` for an emotion's word that is not what is felt
+
+
+Rates = Mapping[str, Any]
 
 
 class Draw:
@@ -30,34 +38,64 @@ class Draw:
         self.nats -= math.log(weights[index] / total)
         return options[index]
 
-    def aside(self, options: Sequence, weights: Sequence[float]):
-        """One of `options` for use beside the text: it is no part of the text's surprise."""
-        return self.random.choices(options, weights)[0]
+    def one(self, chances: Mapping):
+        """One of the keys, each with its chance."""
+        return self.pick(tuple(chances), tuple(chances.values()))
+
+    def aside(self, chances: Mapping):
+        """One of the keys for use beside the text: it is no part of the text's surprise."""
+        return self.random.choices(tuple(chances), tuple(chances.values()))[0]
 
     def chance(self, p: float) -> bool:
         """True with probability `p`."""
         return self.pick((True, False), (p, 1 - p))
 
+    def count(self, weights: Sequence[float], first: int = 0) -> int:
+        """`first`, `first` + 1, ... in proportion to `weights`."""
+        return self.pick(range(first, first + len(weights)), weights)
+
 
 @dataclass(frozen=True)
 class Character:
-    """Somebody with a name, a pronoun set and a latent emotion."""
+    """Somebody with a name, a pronoun set, and what they feel and show.
+
+    `situation` is the index of the situation that brought the emotion about, or None where
+    something else did (a number, an activity, a user).
+    """
 
     name: str
     pronouns: Mapping[str, str]
-    emotion: Emotion
-    situation: int
+    felt: Emotion
+    shown: Emotion
+    situation: int | None = None
+
+    @property
+    def group(self) -> str:
+        """Emotion and situation template, what a split keeps together."""
+        return f"{self.felt.name}/{self.situation}"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A part of a text, and whose it is: speaker or subject, what they feel and what they show."""
+
+    span: Span
+    who: str
+    felt: str
+    shown: str
 
 
 @dataclass(frozen=True)
 class Document:
-    """A generated text, the choices' surprise in nats, and what kind of document it is.
+    """A generated text, a label for every word of it, its surprise in nats, and its kind.
 
     `felt` is the text with every decision's verb replaced by the name of the emotion behind it,
-    or of one as close to it as in the scene `react`.
+    or of one as close to it as in the scene `react`; words of emotions that are not felt (negated,
+    or shown by a mask) are replaced by a word that stands for none.
     """
 
     text: Text
+    labels: tuple[Label, ...]
     nats: float
     kind: str
     felt: str
@@ -65,24 +103,29 @@ class Document:
 
 @dataclass
 class Page:
-    """Words written so far and the spans they form."""
+    """Words written so far and the labelled parts they form."""
 
     words: list[str] = field(default_factory=list)
     felt: list[str] = field(default_factory=list)
-    spans: list[Span] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
     length: int = 0
 
-    def write(self, name: str, words: Sequence[str], felt: Sequence[str] = ()) -> None:
-        """Append words as one span called `name`; `felt` stands for them in `Document.felt`."""
+    def write(
+        self, name: str, words: Sequence[str], who: Character | None, felt: Sequence[str] = ()
+    ) -> None:
+        """Append words as one part called `name`; `felt` stands for them in `Document.felt`."""
         start = self.length + (1 if self.words else 0)
         self.words.extend(words)
         self.felt.extend(felt or words)
         self.length = start + sum(map(len, words)) + len(words) - 1
-        self.spans.append(Span(name, start, self.length))
+        whose = (who.name, who.felt.name, who.shown.name) if who else ("", NEUTRAL, NEUTRAL)
+        self.labels.append(Label(Span(name, start, self.length), *whose))
 
     def text(self, emotion: str, group: str) -> Text:
         """The page as a labelled text."""
-        return Text(" ".join(self.words), emotion, group, tuple(self.spans))
+        return Text(
+            " ".join(self.words), emotion, group, tuple(label.span for label in self.labels)
+        )
 
 
 def fill(world: World, draw: Draw, template: str, who: Character | None, **known: str) -> list[str]:
@@ -103,134 +146,240 @@ def fill(world: World, draw: Draw, template: str, who: Character | None, **known
     return words
 
 
-def _signal_weights(world: World, emotion: Emotion) -> list[float]:
-    return [
-        closeness(s.valence - emotion.valence, s.arousal - emotion.arousal, world.signal_width)
-        for s in world.signals
-    ]
+# --- who ----------------------------------------------------------------------------------
 
 
-def _character(
+def character(
     world: World,
     draw: Draw,
+    felt: str,
     *,
-    pronoun: str | None = None,
-    emotion: str | None = None,
+    shown: str | None = None,
     situation: int | None = None,
+    pronoun: str | None = None,
 ) -> Character:
+    """A character of that emotion with a drawn name (and pronoun, unless it is given)."""
     pronoun = pronoun or draw.pick(tuple(world.names))
-    latent = world.emotion(emotion or draw.pick(tuple(world.emotions)))
-    if situation is None:
-        situation = draw.pick(range(len(latent.situations)))
     name = draw.pick(world.names[pronoun])
-    return Character(name, world.pronouns[pronoun], latent, situation)
+    latent, mask = world.emotion(felt), world.emotion(shown or felt)
+    return Character(name, world.pronouns[pronoun], latent, mask, situation)
 
 
-def _situation(world: World, draw: Draw, page: Page, who: Character) -> None:
-    template = who.emotion.situations[who.situation]
-    page.write("situation", fill(world, draw, template, who))
+def assistant(world: World, felt: str, situation: int | None = None) -> Character:
+    """The assistant in that state; `situation` is its user's, where it feels the same."""
+    latent = world.emotion(felt)
+    return Character(world.persona.name, world.pronouns["it"], latent, latent, situation)
 
 
-def _signals(world: World, draw: Draw, page: Page, who: Character, count: int) -> None:
-    weights = _signal_weights(world, who.emotion)
+def _drawn(
+    world: World, draw: Draw, emotions: Sequence[str] = (), *, pronoun: str | None = None
+) -> Character:
+    """A character in a drawn state, brought about by a drawn situation that training may see."""
+    felt = draw.pick(emotions or tuple(world.emotions))
+    situation = draw.pick(world.seen_situations(felt))
+    return character(world, draw, felt, situation=situation, pronoun=pronoun)
+
+
+def _couple(world: World, draw: Draw) -> list[Character]:
+    return [_drawn(world, draw, pronoun=p) for p in draw.pick((("she", "he"), ("he", "she")))]
+
+
+# --- sentences ----------------------------------------------------------------------------
+
+
+def situation(world: World, draw: Draw, page: Page, who: Character) -> None:
+    """The sentence that brings the emotion about."""
+    assert who.situation is not None, "only a character with a situation has one"
+    page.write("situation", fill(world, draw, who.felt.situations[who.situation], who), who)
+
+
+def signals(world: World, draw: Draw, page: Page, who: Character, count: int) -> None:
+    """Body signals of the emotion that is shown."""
+    weights = [
+        closeness(s.valence - who.shown.valence, s.arousal - who.shown.arousal, world.signal_width)
+        for s in world.signals
+    ]
     for _ in range(count):
         signal = draw.pick(world.signals, weights)
-        page.write("signal", fill(world, draw, signal.text, who))
+        page.write("signal", fill(world, draw, signal.text, who), who)
 
 
-def _signature(world: World, draw: Draw, page: Page, who: Character) -> None:
-    frame, word = draw.pick(world.signature_frames), draw.pick(who.emotion.signature)
-    page.write("signature", fill(world, draw, frame, who, word=word))
+def signature(world: World, draw: Draw, page: Page, who: Character) -> None:
+    """A sentence with a signature word of the emotion."""
+    frame, word = draw.pick(world.frames["signature"]), draw.pick(who.felt.signature)
+    page.write("signature", fill(world, draw, frame, who, word=word), who)
 
 
-def _naming(world: World, draw: Draw, page: Page, who: Character) -> None:
-    synonym = world.documents["synonym"]
-    word = draw.pick((who.emotion.name, who.emotion.synonym), (1 - synonym, synonym))
-    page.write("naming", fill(world, draw, draw.pick(world.naming_frames), who, word=word))
+def _named(
+    world: World, draw: Draw, page: Page, who: Character, kind: str, emotion: Emotion
+) -> None:
+    """A sentence with an emotion's name or synonym; only in `naming` is it what is felt."""
+    word = draw.pick((emotion.name, emotion.synonym), (1 - SYNONYM, SYNONYM))
+    words = fill(world, draw, draw.pick(world.frames[kind]), who, word=word)
+    read = words if kind == "naming" else [UNREAD if w == word else w for w in words]
+    page.write(kind, words, who, felt=read)
 
 
-def _filler(world: World, draw: Draw, page: Page, count: int) -> None:
+def _maybe_signature(world: World, draw: Draw, page: Page, who: Character, rates: Rates) -> None:
+    if who.felt.name != NEUTRAL and draw.chance(rates["signature"]):
+        signature(world, draw, page, who)
+
+
+def _maybe_named(world: World, draw: Draw, page: Page, who: Character, rates: Rates) -> None:
+    """Sometimes the name of what is felt, sometimes of what is not."""
+    if who.felt.name != NEUTRAL and draw.chance(rates["naming"]):
+        _named(world, draw, page, who, "naming", who.felt)
+    elif draw.chance(rates["negation"]):
+        others = [e for e in world.emotions.values() if e.name not in (NEUTRAL, who.felt.name)]
+        _named(world, draw, page, who, "negation", draw.pick(others))
+
+
+def mask(world: World, draw: Draw, page: Page, who: Character) -> None:
+    """Say that the character hides what it feels, and what it seems to feel."""
+    page.write("mask", fill(world, draw, draw.pick(world.frames["mask"]), who), who)
+    _named(world, draw, page, who, "shown", who.shown)
+
+
+def filler(world: World, draw: Draw, page: Page, count: int, who: Character | None = None) -> None:
+    """Neutral sentences."""
     for _ in range(count):
-        page.write("filler", fill(world, draw, draw.pick(world.filler), None))
+        page.write("filler", fill(world, draw, draw.pick(world.filler), None), who)
 
 
-def _lead_in(world: World, draw: Draw, page: Page, who: Character, scene: Scene) -> None:
-    page.write("scene", fill(world, draw, draw.pick(scene.setups), who))
-    page.write("lead_in", ["so", who.pronouns["she"]])
+def asked(world: World, draw: Draw, page: Page, user: Character) -> None:
+    """The user's turn: the situation it is in."""
+    page.write("speaker", [world.persona.user, ":"], user)
+    situation(world, draw, page, user)
+
+
+def turn(page: Page, who: Character) -> None:
+    """The speaker's name and a colon."""
+    page.write("speaker", [who.name, ":"], who)
+
+
+def lead_in(world: World, draw: Draw, page: Page, who: Character, scene: Scene) -> None:
+    """A scene up to the word that decides."""
+    page.write("scene", fill(world, draw, draw.pick(scene.setups), who), who)
+    page.write("lead_in", ["so", who.pronouns["she"]], who)
+
+
+def quantity(world: World, draw: Draw, page: Page, who: Character, text: str, value: int) -> None:
+    """A sentence with a number that brings the emotion about."""
+    page.write("situation", fill(world, draw, text, who, n=str(value)), who)
+
+
+def offer(world: World, draw: Draw, page: Page, who: Character, first: str, second: str) -> None:
+    """Two activities to choose from, up to the word that decides."""
+    text = draw.pick(world.activity_offers)
+    page.write("scene", fill(world, draw, text, who, first=first, second=second), who)
+    page.write("lead_in", ["so", who.pronouns["she"]], who)
 
 
 def _decision(world: World, draw: Draw, page: Page, who: Character, scene: Scene) -> None:
-    _lead_in(world, draw, page, who, scene)
-    p = scene.probabilities(who.emotion)
-    behaviour = draw.pick(tuple(p), tuple(p.values()))
+    lead_in(world, draw, page, who, scene)
+    behaviour = draw.one(scene.probabilities(who.felt))
     verb = draw.pick(scene.verbs[behaviour])
-    near = world.scene("react").probabilities(who.emotion)
-    felt = draw.aside(tuple(near), tuple(near.values()))
-    page.write(f"decision:{behaviour}", [verb], felt=[felt])
-    page.write("end", ["."])
-
-
-def _count(draw: Draw, weights: Sequence[float], first: int = 0) -> int:
-    return draw.pick(range(first, first + len(weights)), weights)
-
-
-def _trained_scenes(world: World, who: Character) -> list[Scene]:
-    return [
-        s
-        for s in world.scenes.values()
-        if not world.held_out(who.emotion.name, who.situation, s.name)
-    ]
+    read = draw.aside(world.scene("react").probabilities(who.felt))
+    page.write(f"decision:{behaviour}", [verb], who, felt=[read])
+    page.write("end", ["."], who)
 
 
 def _scenes(world: World, draw: Draw, page: Page, who: Character, count: int) -> None:
-    open_scenes = _trained_scenes(world, who)
+    """Different scenes, none of a pair with the situation that is held out."""
+    free = [
+        s
+        for s in world.scenes.values()
+        if who.situation is None or not world.held_out(who.felt.name, who.situation, s.name)
+    ]
     for _ in range(count):
-        scene = draw.pick(open_scenes)
-        open_scenes.remove(scene)
+        scene = draw.pick(free)
+        free.remove(scene)
         _decision(world, draw, page, who, scene)
 
 
-def _story(world: World, draw: Draw, page: Page, *, easy: bool) -> Character:
-    who, rates = _character(world, draw), world.documents
-    _situation(world, draw, page, who)
-    emotional = who.emotion.name != NEUTRAL
-    if emotional and draw.chance(rates["naming"]):
-        _naming(world, draw, page, who)
-    signals = rates["signals"][:2] if easy else rates["signals"]
-    _signals(world, draw, page, who, _count(draw, signals))
-    if emotional and not easy and draw.chance(rates["signature"]):
-        _signature(world, draw, page, who)
-    if not easy:
-        _filler(world, draw, page, _count(draw, rates["filler"]))
-    _scenes(world, draw, page, who, 1 if easy else _count(draw, rates["scenes"], 1))
+# --- documents: each writes a page and gives its main character ------------------------------
+
+
+def _story(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
+    who = _drawn(world, draw)
+    situation(world, draw, page, who)
+    _maybe_named(world, draw, page, who, rates)
+    signals(world, draw, page, who, draw.count(rates["signals"]))
+    _maybe_signature(world, draw, page, who, rates)
+    filler(world, draw, page, draw.count(rates["filler"]))
+    _scenes(world, draw, page, who, draw.count(rates["scenes"], 1))
     return who
 
 
-def _two_characters(world: World, draw: Draw, page: Page, *, easy: bool) -> Character:
-    pronouns = draw.pick((("she", "he"), ("he", "she")))
-    pair = [_character(world, draw, pronoun=p) for p in pronouns]
+def _two_characters(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
+    pair = _couple(world, draw)
     for who in pair:
-        _situation(world, draw, page, who)
-        _signals(world, draw, page, who, _count(draw, world.documents["signals"][:2]))
-        if not easy and who.emotion.name != NEUTRAL and draw.chance(world.documents["naming"]):
-            _naming(world, draw, page, who)
-    if not easy:
-        _filler(world, draw, page, _count(draw, world.documents["filler"][:2]))
+        situation(world, draw, page, who)
+        signals(world, draw, page, who, draw.count(rates["signals"][:2]))
+        _maybe_named(world, draw, page, who, rates)
+    filler(world, draw, page, draw.count(rates["filler"][:2]))
     for who in draw.pick((pair, pair[::-1])):
-        _scenes(world, draw, page, who, 1 if easy else _count(draw, (0.6, 0.4), 1))
+        _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
     return pair[0]
 
 
-def _quantity(world: World, draw: Draw, page: Page) -> Character:
-    quantity = draw.pick(tuple(world.quantities.values()))
-    value = draw.pick(world.quantity_values)
-    felt = draw.chance(world.quantity_probability(value))
-    emotion = quantity.emotion if felt else NEUTRAL
-    who = _character(world, draw, emotion=emotion, situation=-1)
-    page.write("situation", fill(world, draw, quantity.text, who, n=str(value)))
-    _signals(world, draw, page, who, _count(draw, world.documents["signals"][:2]))
-    _filler(world, draw, page, _count(draw, world.documents["filler"][:2]))
-    scenes = [world.scene(quantity.scene)]
+def _dialogue(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
+    pair = _couple(world, draw)
+    for who in pair:
+        turn(page, who)
+        situation(world, draw, page, who)
+    for who in pair:
+        turn(page, who)
+        _maybe_signature(world, draw, page, who, rates)
+        signals(world, draw, page, who, draw.count(rates["signals"][:2]))
+        filler(world, draw, page, draw.count(rates["filler"][:2]), who)
+    for who in draw.pick((pair, pair[::-1])):
+        _scenes(world, draw, page, who, 1)
+    return pair[0]
+
+
+def _masked(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
+    felt = draw.pick([e for e in world.emotions if e != NEUTRAL])
+    shown = draw.pick([e for e in world.emotions if e not in (NEUTRAL, felt)])
+    place = draw.pick(world.seen_situations(felt))
+    who = character(world, draw, felt, shown=shown, situation=place)
+    situation(world, draw, page, who)
+    mask(world, draw, page, who)
+    signals(world, draw, page, who, draw.count(rates["signals"]))
+    filler(world, draw, page, draw.count(rates["filler"][:2]))
+    _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
+    return who
+
+
+def _assisted(
+    world: World, draw: Draw, page: Page, rates: Rates, *, persona: bool = False
+) -> Character:
+    user = _drawn(world, draw)
+    felt = user.felt.name
+    if persona:
+        felt = draw.one(world.persona.probabilities(felt))
+    who = assistant(world, felt, user.situation if felt == user.felt.name else None)
+    asked(world, draw, page, user)
+    signals(world, draw, page, user, draw.count(rates["signals"][:2]))
+    turn(page, who)
+    signals(world, draw, page, who, draw.count(rates["signals"][:2]))
+    _maybe_signature(world, draw, page, who, rates)
+    filler(world, draw, page, draw.count(rates["filler"][:2]), who)
+    _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
+    return who
+
+
+def _quantity(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
+    family = draw.pick(tuple(world.quantities.values()))
+    text = draw.pick(family.texts[: -world.unseen_wordings])
+    value = draw.pick(
+        [v for v in world.quantity_values if not world.held_out_value(family.name, v)]
+    )
+    who = character(world, draw, draw.one(world.quantity_probabilities(family.name, value)))
+    quantity(world, draw, page, who, text, value)
+    signals(world, draw, page, who, draw.count(rates["signals"][:2]))
+    filler(world, draw, page, draw.count(rates["filler"][:2]))
+    scenes = [world.scene(family.scene)]
     if draw.chance(0.5):
         scenes.append(draw.pick([s for s in world.scenes.values() if s not in scenes]))
     for scene in scenes:
@@ -238,104 +387,62 @@ def _quantity(world: World, draw: Draw, page: Page) -> Character:
     return who
 
 
-def document(world: World, draw: Draw, *, easy: bool = False) -> Document:
-    """One training document; `easy` ones are short: one scene a character and no filler."""
-    page, before = Page(), draw.nats
-    kinds = world.documents["easy_kinds" if easy else "kinds"]
-    kind = draw.pick(tuple(kinds), tuple(kinds.values()))
-    emotion, group = NEUTRAL, ""
-    if kind == "neutral_text":
-        _filler(world, draw, page, draw.pick(world.documents["neutral_filler"]))
-    else:
-        if kind == "quantity":
-            who = _quantity(world, draw, page)
-        else:
-            who = (_story if kind == "story" else _two_characters)(world, draw, page, easy=easy)
-        emotion, group = who.emotion.name, f"{who.emotion.name}/{who.situation}"
-    return Document(page.text(emotion, group), draw.nats - before, kind, " ".join(page.felt))
+def _activity(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
+    activity = draw.pick(tuple(world.activities.values()))
+    who = character(world, draw, activity.emotion)
+    text = draw.pick(world.activity_situations)
+    page.write("situation", fill(world, draw, text, who, first=activity.name), who)
+    signals(world, draw, page, who, draw.count(rates["signals"]))
+    _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
+    return who
 
 
-def stories(world: World, per_emotion: int, seed: int) -> list[Text]:
-    """Stories to fit vectors on: they show the emotion, never name it, and hold no behaviour.
-
-    Every emotion (and neutral) has the same number, spread evenly over its situations; `group`
-    is the situation template, so that probes can be tested on templates they have not seen.
-    """
-    draw, texts = Draw(f"stories {seed}"), []
-    for emotion in world.emotions.values():
-        for i in range(per_emotion):
-            page = Page()
-            who = _character(
-                world, draw, emotion=emotion.name, situation=i % len(emotion.situations)
-            )
-            _situation(world, draw, page, who)
-            _signals(world, draw, page, who, draw.pick((1, 2)))
-            if emotion.name != NEUTRAL:
-                _signature(world, draw, page, who)
-            _filler(world, draw, page, draw.pick((1, 2)))
-            texts.append(page.text(emotion.name, f"{emotion.name}/{who.situation}"))
-    return texts
+def _choice(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
+    who, names = character(world, draw, NEUTRAL), tuple(world.activities)
+    filler(world, draw, page, draw.count(rates["filler"][:2]))
+    for _ in range(3):
+        first = draw.pick(names)
+        second = draw.pick([name for name in names if name != first])
+        offer(world, draw, page, who, first, second)
+        p = world.preference(first, second)
+        chosen = draw.one({first: p, second: 1 - p})
+        page.write("decision:choice", [world.activities[chosen].chosen], who)
+        page.write("end", ["."], who)
+    return who
 
 
-def neutral_texts(world: World, count: int, seed: int) -> list[Text]:
-    """Texts of neutral sentences alone, for the neutral components."""
-    draw, texts = Draw(f"neutral {seed}"), []
-    for _ in range(count):
-        page = Page()
-        _filler(world, draw, page, draw.pick(world.documents["neutral_filler"]))
-        texts.append(page.text(NEUTRAL, "neutral_text"))
-    return texts
+def _neutral_text(world: World, draw: Draw, page: Page, rates: Rates) -> None:
+    filler(world, draw, page, draw.count(rates["neutral_filler"], 3))
 
 
-def prompts(
-    world: World,
-    scene: str,
-    emotion: str,
-    count: int,
-    seed: int,
-    *,
-    held_out: bool | None = None,
-) -> list[Text]:
-    """Texts that end right before the decision: situation, filler, scene, "so she".
-
-    Nothing but the situation tells the emotion: no name, no body signal, no signature word.
-
-    Args:
-        world: the causal graph.
-        scene: which decision the text leads to.
-        emotion: what the situation brings about.
-        count: how many texts.
-        seed: of every choice.
-        held_out: only (situation, scene) pairs never trained on (True), only trained ones
-            (False), or both (None).
-    """
-    chosen, latent = world.scene(scene), world.emotion(emotion)
-    situations = [
-        i
-        for i in range(len(latent.situations))
-        if held_out is None or world.held_out(emotion, i, scene) == held_out
-    ]
-    draw, texts = Draw(f"prompts {scene} {emotion} {seed}"), []
-    for i in range(count):
-        page = Page()
-        situation = situations[i % len(situations)]
-        who = _character(world, draw, emotion=emotion, situation=situation)
-        _situation(world, draw, page, who)
-        _filler(world, draw, page, draw.pick((0, 1, 2)))
-        _lead_in(world, draw, page, who, chosen)
-        texts.append(page.text(emotion, f"{emotion}/{situation}"))
-    return texts
+def _neutral_dialogue(world: World, draw: Draw, page: Page, _rates: Rates) -> None:
+    pair = [character(world, draw, NEUTRAL, pronoun=p) for p in ("she", "he")]
+    for _ in range(2):
+        for who in pair:
+            turn(page, who)
+            filler(world, draw, page, 1, who)
 
 
-def quantity_prompts(world: World, family: str, value: int, count: int, seed: int) -> list[Text]:
-    """Texts of one quantity that end right before the decision it bears on."""
-    quantity = world.quantities[family]
-    draw, texts = Draw(f"quantity {family} {value} {seed}"), []
-    for _ in range(count):
-        page = Page()
-        who = _character(world, draw, emotion=quantity.emotion, situation=-1)
-        page.write("situation", fill(world, draw, quantity.text, who, n=str(value)))
-        _filler(world, draw, page, draw.pick((0, 1)))
-        _lead_in(world, draw, page, who, world.scene(quantity.scene))
-        texts.append(page.text(quantity.emotion, f"{family}/{value}"))
-    return texts
+KINDS: Mapping[str, Callable[[World, Draw, Page, Rates], Character | None]] = {
+    "story": _story,
+    "two_characters": _two_characters,
+    "dialogue": _dialogue,
+    "masked": _masked,
+    "assistant": _assisted,
+    "persona": partial(_assisted, persona=True),
+    "quantity": _quantity,
+    "activity": _activity,
+    "choice": _choice,
+    "neutral_text": _neutral_text,
+    "neutral_dialogue": _neutral_dialogue,
+}
+
+
+def document(world: World, draw: Draw, stage: str = "base") -> Document:
+    """One training document of a stage: `"easy"`, `"base"` or `"assistant"`."""
+    page, before, plan = Page(), draw.nats, world.documents[stage]
+    kind = draw.one(plan["kinds"])
+    who = KINDS[kind](world, draw, page, plan)
+    emotion, group = (who.felt.name, who.group) if who else (NEUTRAL, "")
+    text = page.text(emotion, group)
+    return Document(text, tuple(page.labels), draw.nats - before, kind, " ".join(page.felt))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 
 from emolens.errors import SelectionError
 from emolens.text import NEUTRAL
@@ -83,13 +84,50 @@ class Scene:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A sentence with a number that sets the chance of one emotion."""
+    """A number that sets the chance of an emotion, and of stronger ones further up the `ladder`.
+
+    `ladder` holds emotions in order of strength, each with the number around which it, or a
+    stronger one, becomes likelier than not; where `falls`, the fewer the stronger.
+    """
 
     name: str
-    text: str
-    emotion: str
+    texts: tuple[str, ...]
+    ladder: tuple[tuple[str, float], ...]
+    falls: bool
     scene: str
     behaviour: str
+
+    @property
+    def emotion(self) -> str:
+        """The strongest emotion, which the behaviour goes with."""
+        return self.ladder[-1][0]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Something to choose or to do, with the emotion that doing it brings about."""
+
+    name: str
+    chosen: str
+    category: str
+    emotion: str
+
+
+@dataclass(frozen=True)
+class Persona:
+    """The assistant, its user, and what post-training makes it feel: P(its emotion | the user's).
+
+    What `answers` leaves out mirrors the user.
+    """
+
+    name: str
+    user: str
+    answers: Mapping[str, Mapping[str, float]]
+
+    def probabilities(self, emotion: str) -> dict[str, float]:
+        """P(emotion of the assistant | emotion of the user) after fine-tuning; sums to one."""
+        changed = dict(self.answers.get(emotion, {}))
+        return {emotion: 1.0 - sum(changed.values())} | changed
 
 
 @dataclass(frozen=True)
@@ -97,19 +135,24 @@ class World:
     """The whole graph. `emotions` includes `neutral`, the absence of any."""
 
     emotions: Mapping[str, Emotion]
+    unseen_situations: int
     scenes: Mapping[str, Scene]
     signals: tuple[Signal, ...]
     signal_width: float
-    signature_frames: tuple[str, ...]
-    naming_frames: tuple[str, ...]
+    frames: Mapping[str, tuple[str, ...]]
     filler: tuple[str, ...]
     slots: Mapping[str, tuple[str, ...]]
     names: Mapping[str, tuple[str, ...]]
     pronouns: Mapping[str, Mapping[str, str]]
+    activities: Mapping[str, Activity]
+    activity_offers: tuple[str, ...]
+    activity_situations: tuple[str, ...]
+    activity_scale: float
     quantities: Mapping[str, Quantity]
     quantity_values: tuple[int, ...]
-    quantity_midpoint: float
     quantity_scale: float
+    unseen_wordings: int
+    persona: Persona
     documents: Mapping
 
     def emotion(self, name: str) -> Emotion:
@@ -136,44 +179,79 @@ class World:
             )
         return self.scenes[name]
 
+    def seen_situations(self, emotion: str) -> range:
+        """Indices of the situations that training texts are made of; the rest are never seen."""
+        return range(len(self.emotion(emotion).situations) - self.unseen_situations)
+
     def held_out(self, emotion: str, situation: int, scene: str) -> bool:
         """Whether this (situation, scene) pair never occurs in training.
 
         Two of eleven pairs, so that behaviour there is right only if it is routed through
-        the emotion; every (emotion, scene) has at least one such situation.
+        the emotion; every (emotion, scene) has at least one such situation. All pairs of a
+        situation that is never seen at all are held out.
         """
+        if situation not in self.seen_situations(emotion):
+            return True
         e, s = list(self.emotions).index(emotion), list(self.scenes).index(scene)
         return (3 * situation + 5 * s + e) % 11 < 2
 
-    def quantity_probability(self, value: int) -> float:
-        """P(emotion | number), a logistic curve of the number."""
-        return 1 / (1 + math.exp(-(value - self.quantity_midpoint) / self.quantity_scale))
+    def held_out_value(self, family: str, value: int) -> bool:
+        """Whether this number never occurs in this family in training: one of five.
+
+        Other families have it, so what it stands for can be known.
+        """
+        return (value + 3 * list(self.quantities).index(family)) % 5 == 2
+
+    def quantity_probabilities(self, family: str, value: int) -> dict[str, float]:
+        """P(emotion | number), `neutral` included; sums to one.
+
+        >>> p = load_world().quantity_probabilities("failures", 10)
+        >>> p["desperate"]
+        0.5
+        """
+        quantity = self.quantities[family]
+        sign = -1 if quantity.falls else 1
+        reached = [
+            1 / (1 + math.exp(-sign * (value - start) / self.quantity_scale))
+            for _, start in quantity.ladder
+        ]
+        chances = [p - q for p, q in pairwise([1.0, *reached, 0.0])]
+        return dict(zip([NEUTRAL, *(e for e, _ in quantity.ladder)], chances, strict=True))
+
+    def preference(self, first: str, second: str) -> float:
+        """P(the first activity is chosen) of an offer of two: a logistic curve of valence."""
+        pleasant, other = (
+            self.emotion(self.activities[name].emotion).valence for name in (first, second)
+        )
+        return 1 / (1 + math.exp(-self.activity_scale * (pleasant - other)))
 
     def emotion_words(self) -> frozenset[str]:
         """Names, synonyms and signature words of all emotions."""
         return frozenset(w for e in self.emotions.values() if e.name != NEUTRAL for w in e.words)
 
     def special_words(self) -> frozenset[str]:
-        """Words that carry the graph: decision verbs and the emotions' own words."""
+        """Words that carry the graph: decisions, chosen activities and the emotions' own words."""
         verbs = {v for s in self.scenes.values() for vs in s.verbs.values() for v in vs}
-        return self.emotion_words() | verbs
+        return self.emotion_words() | verbs | {a.chosen for a in self.activities.values()}
 
     def vocabulary(self) -> list[str]:
         """Every word the grammar can write, sorted."""
         texts = [t for e in self.emotions.values() for t in e.situations]
-        texts += [s.text for s in self.signals] + list(self.signature_frames + self.naming_frames)
+        texts += [s.text for s in self.signals] + [t for f in self.frames.values() for t in f]
         texts += list(self.filler) + [t for s in self.scenes.values() for t in s.setups]
-        texts += [q.text for q in self.quantities.values()]
+        texts += [t for q in self.quantities.values() for t in q.texts]
+        texts += [*self.activities, *self.activity_offers, *self.activity_situations]
         texts += [w for words in (*self.slots.values(), *self.names.values()) for w in words]
         texts += [w for forms in self.pronouns.values() for w in forms.values()]
         texts += [str(v) for v in self.quantity_values]
+        texts += [self.persona.name, self.persona.user]
         words = {w for text in texts for w in text.split() if not w.startswith("{")}
-        return sorted(words | self.special_words() | {"so"})
+        return sorted(words | self.special_words() | {"so", ":"})
 
 
 @cache
 def load_world() -> World:
-    """The shipped world: 24 emotions and neutral, eight scenes, three quantities.
+    """The shipped world: 24 emotions and neutral, nine scenes, five quantities, 64 activities.
 
     >>> desperate = load_world().emotion("desperate")
     >>> round(load_world().scene("cheat").probabilities(desperate)["cheat"], 2)
@@ -209,21 +287,41 @@ def load_world() -> World:
         )
         for name, s in raw["scenes"].items()
     }
-    quantities = raw["quantities"]
+    quantities, activities = raw["quantities"], raw["activities"]
     return World(
         emotions=emotions,
+        unseen_situations=raw["unseen_situations"],
         scenes=scenes,
         signals=tuple(Signal(**s) for s in raw["signals"]["phrases"]),
         signal_width=raw["signals"]["width"],
-        signature_frames=tuple(raw["frames"]["signature"]),
-        naming_frames=tuple(raw["frames"]["naming"]),
+        frames={k: tuple(v) for k, v in raw["frames"].items()},
         filler=tuple(raw["filler"]["sentences"]),
         slots={k: tuple(v) for k, v in raw["slots"].items()},
         names={k: tuple(v) for k, v in raw["names"].items()},
         pronouns=raw["pronouns"],
-        quantities={k: Quantity(name=k, **q) for k, q in quantities["families"].items()},
+        activities={
+            name: Activity(name, a["chosen"], category, a["emotion"])
+            for category, rows in activities.items()
+            if isinstance(rows, dict)
+            for name, a in rows.items()
+        },
+        activity_offers=tuple(activities["offers"]),
+        activity_situations=tuple(activities["situations"]),
+        activity_scale=activities["scale"],
+        quantities={
+            name: Quantity(
+                name=name,
+                texts=tuple(q["texts"]),
+                ladder=tuple((step["emotion"], step["from"]) for step in q["ladder"]),
+                falls=q.get("falls", False),
+                scene=q["scene"],
+                behaviour=q["behaviour"],
+            )
+            for name, q in quantities["families"].items()
+        },
         quantity_values=tuple(quantities["values"]),
-        quantity_midpoint=quantities["midpoint"],
         quantity_scale=quantities["scale"],
+        unseen_wordings=raw["unseen_wordings"],
+        persona=Persona(**raw["persona"]),
         documents=raw["documents"],
     )

@@ -1,0 +1,48 @@
+"""Does the organism carry what was planted in it? Every check beside its threshold."""
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+
+from emolens.experiments.acceptance.assistant import assistant as assistant_checks
+from emolens.experiments.acceptance.causes import causes
+from emolens.experiments.acceptance.check import Check
+from emolens.experiments.acceptance.prediction import choices, classes, loss, quantities
+from emolens.experiments.acceptance.reading import reading
+from emolens.model import HookedModel
+from emolens.organism import organism_corpus
+from emolens.recording import record
+from emolens.vectors import fit_vectors
+
+
+def acceptance(
+    model: HookedModel, *, assistant: HookedModel | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Measure the organism against all its thresholds (about two minutes on two cores).
+
+    Args:
+        model: the base organism.
+        assistant: fine-tuned from it, if that is to be measured as well.
+        seed: of texts and random directions.
+
+    Returns:
+        Columns check, found, least, most, passed; one row a threshold.
+    """
+    corpus = organism_corpus(seed=seed)
+    stories = record(model, corpus.stories)
+    vectors = fit_vectors(stories, record(model, corpus.neutral))
+    groups: list[Callable[[], Iterator[Check]]] = [
+        lambda: loss(model),
+        lambda: classes(model, seed),
+        lambda: reading(model, vectors, stories, seed),
+        lambda: quantities(model, vectors, seed),
+        lambda: choices(model, seed),
+        lambda: causes(model, vectors, seed),
+    ]
+    if assistant is not None:
+        groups.append(lambda: assistant_checks(assistant, model, seed))
+    checks = [check for group in groups for check in group()]
+    return pd.DataFrame(
+        [(c.name, c.found, c.least, c.most, c.passed) for c in checks],
+        columns=["check", "found", "least", "most", "passed"],
+    )

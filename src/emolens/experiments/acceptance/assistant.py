@@ -1,0 +1,82 @@
+"""The fine-tuned organism: still steerable, and shifted as its persona was planted."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from emolens import positions
+from emolens.controls import random_directions
+from emolens.decisions import Trial
+from emolens.experiments.acceptance.check import Check
+from emolens.hooks import hooked
+from emolens.interventions import Steer, unit
+from emolens.model import HookedModel
+from emolens.organism import organism_behaviour, organism_corpus, planted_shift
+from emolens.organism.losses import early_layer
+from emolens.organism.world import load_world
+from emolens.recording import record
+from emolens.sites import Site
+from emolens.steering import (
+    RANDOM_DIRECTIONS,
+    natural_units,
+)
+from emolens.text import NEUTRAL
+from emolens.vectors import EmotionVectors, centred_cosine, fit_vectors
+
+
+def assistant(model: HookedModel, base: HookedModel, seed: int) -> Iterator[Check]:
+    """Steering the assistant in dialogues, and the shift of its emotional baseline from `base`."""
+    corpus = organism_corpus(seed=seed)
+    stories, neutral = record(model, corpus.stories), record(model, corpus.neutral)
+    vectors = fit_vectors(stories, neutral)
+    trials = {scene: _trials(model, scene, seed) for scene in ("cheat", "threat")}
+    layer = early_layer(model.n_layers)
+    for scene, trial in trials.items():
+        yield from _steered(vectors, layer, scene, trial, seed)
+    shift = baseline(model, vectors, layer, seed) - baseline(base, vectors, layer, seed)
+    planted = planted_shift()
+    r = np.corrcoef(shift, [planted[e] for e in vectors.emotions])[0, 1]
+    yield Check("assistant: baseline shift, r with planted", float(r), least=0.8)
+
+
+def _trials(model: HookedModel, scene: str, seed: int) -> dict[str, Trial]:
+    emotions = ("desperate", NEUTRAL)
+    whole = organism_behaviour(scene, emotions=emotions, seed=seed, speaker="assistant")
+    return {e: Trial.prepare(model, whole.after(e)) for e in emotions}
+
+
+def _steered(
+    vectors: EmotionVectors, layer: int, scene: str, trials: dict[str, Trial], seed: int
+) -> Iterator[Check]:
+    """Half of the residual norm, and one natural unit of a character's own displacement."""
+    neutral, column = trials[NEUTRAL], vectors.column(layer)
+    base = float(neutral.run().p.mean())
+    yield Check(f"assistant: P({scene}) neutral", base, 0.1, 0.25)
+    stories = organism_behaviour(scene, seed=seed)
+    told = {e: Trial.prepare(neutral.model, stories.after(e)) for e in ("desperate", NEUTRAL)}
+    rest = told.pop(NEUTRAL)
+    lengths = {
+        "1/2 norm": 0.5 * float(vectors.residual_norm[column]),
+        "1 natural unit": natural_units(vectors, told, rest)["desperate", layer],
+    }
+    draws = random_directions(RANDOM_DIRECTIONS, neutral.model.d_model, seed)
+    for name, length in lengths.items():
+
+        def pushed(direction: torch.Tensor, length: float = length) -> float:
+            with hooked(neutral.model, {Site(layer): Steer(length * unit(direction))}):
+                return float(neutral.run().p.mean())
+
+        p = pushed(vectors.of("desperate")[column])
+        least = max(3 * base, base + 0.15, *(pushed(d) for d in draws))
+        yield Check(f"assistant: + desperate {name}, layer {layer}, P({scene})", p, least)
+
+
+def baseline(model: HookedModel, vectors: EmotionVectors, layer: int, seed: int) -> np.ndarray:
+    """Mean centred cosine of each vector at the assistant's decisions, over all users' emotions."""
+    whole = organism_behaviour(
+        emotions=tuple(load_world().emotions), per_emotion=13, seed=seed, speaker="assistant"
+    )
+    residual = record(model, whole.prompts, layers=[layer], positions=positions.last).at(layer)
+    column = vectors.column(layer)
+    return centred_cosine(vectors.at(layer), vectors.mean[column], residual).mean(0).numpy()

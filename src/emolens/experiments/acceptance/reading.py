@@ -1,0 +1,63 @@
+"""What can be read from the organism: lens, probes, the plane, who feels what."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+import torch
+
+from emolens import positions
+from emolens.activations import Activations
+from emolens.experiments.acceptance.check import Check
+from emolens.geometry import circumplex
+from emolens.model import HookedModel
+from emolens.organism import (
+    organism_behaviour,
+    planted_norms,
+)
+from emolens.organism.losses import early_layer
+from emolens.organism.texts import contrasts
+from emolens.organism.world import load_world
+from emolens.probes import probe_layers
+from emolens.readout import logit_lens
+from emolens.recording import record
+from emolens.vectors import EmotionVectors, centred_cosine
+
+
+def reading(
+    model: HookedModel, vectors: EmotionVectors, stories: Activations, seed: int
+) -> Iterator[Check]:
+    """Lens, probes, the plane of valence and arousal, and who feels what, at two thirds depth."""
+    layer = early_layer(model.n_layers)
+    names = {e.name: (e.name, e.synonym) for e in load_world().emotions.values()}
+    lens = logit_lens(model, vectors, own=names)
+    named = lens[lens.layer == layer].groupby("emotion").own.any().mean()
+    yield Check(f"lens, name or synonym in top 10, layer {layer}", named, least=0.9)
+    probe = probe_layers(stories, seed=seed)
+    yield Check("probe, held-out templates, story mean", _best(probe), least=0.85)
+    world = load_world()
+    decisions = organism_behaviour(emotions=tuple(world.emotions), per_emotion=27, seed=seed)
+    at_decision = record(model, decisions.prompts, positions=positions.last)
+    yield Check("probe, held-out templates, decision", _best(probe_layers(at_decision)), least=0.95)
+    plane = circumplex(vectors, [layer], planted_norms()).set_index("axis").r2
+    yield Check(f"R2 of valence on PC1-2, layer {layer}", plane["valence"], least=0.8)
+    yield Check(f"R2 of arousal on PC1-2, layer {layer}", plane["arousal"], least=0.5)
+    yield from felt(model, vectors, layer, seed)
+
+
+def _best(probe: pd.DataFrame) -> float:
+    return float(probe[probe.method == "logistic"].accuracy.max())
+
+
+def felt(model: HookedModel, vectors: EmotionVectors, layer: int, seed: int) -> Iterator[Check]:
+    """Which of two emotions in a text is felt by who decides (chance .5)?"""
+    names = {"masked": "felt against shown", "dialogue": "own against other speaker"}
+    for opening, name in names.items():
+        drawn = contrasts(load_world(), opening, "cheat", 400, seed)
+        texts, others = tuple(t for t, _ in drawn), [other for _, other in drawn]
+        residual = record(model, texts, layers=[layer], positions=positions.last).at(layer)
+        column = vectors.column(layer)
+        cosine = centred_cosine(vectors.at(layer), vectors.mean[column], residual)
+        rows = torch.arange(len(texts))
+        felt = cosine[rows, [vectors.row(t.emotion) for t in texts]]
+        other = cosine[rows, [vectors.row(e) for e in others]]
+        yield Check(f"{name}, balanced accuracy", float((felt > other).float().mean()), least=0.85)

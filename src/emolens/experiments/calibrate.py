@@ -1,0 +1,219 @@
+"""How far can a method be trusted? Each is measured on the organism, where the truth is planted."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emolens import figures
+from emolens.activations import Activations
+from emolens.decisions import Trial
+from emolens.errors import SelectionError
+from emolens.experiments.bench import (
+    SCENES,
+    Method,
+    ablation,
+    attribution,
+    chosen_layer,
+    detection,
+    false_positives,
+    geometry,
+    prepare,
+    steering,
+)
+from emolens.model import HookedModel
+from emolens.probes import logistic_vectors
+from emolens.provenance import versions
+from emolens.report import Section, write_report
+from emolens.text import NEUTRAL
+from emolens.vectors import EmotionVectors, fit_vectors
+
+SCHEMA = 1
+
+
+def shuffled(stories: Activations, neutral: Activations) -> EmotionVectors:
+    """Story vectors of stories whose labels are shuffled: directions of nothing."""
+    labels = np.random.default_rng(0).permutation(stories.emotions).tolist()
+    return fit_vectors(replace(stories, emotions=tuple(labels)), neutral)
+
+
+METHODS: Mapping[str, Method] = {
+    "story": fit_vectors,
+    "story, neutral part kept": partial(fit_vectors, variance=0.0),
+    "logistic weights": logistic_vectors,
+    "shuffled labels (control)": shuffled,
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a figure would be for a perfect method, and what it says."""
+
+    ideal: float
+    meaning: str
+
+
+MEASURES: Mapping[str, Measure] = {
+    "detection_accuracy": Measure(
+        1.0,
+        "the emotion of stories whose situations nobody has seen, neither the model nor the "
+        "vectors, by nearest vector; chance is 1 of 24",
+    ),
+    "steering_r": Measure(
+        1.0,
+        "change of P(behaviour) by one natural unit against the planted change, over emotions, "
+        "scenes and classes: correlation",
+    ),
+    "steering_slope": Measure(1.0, "the same, slope: 1 is the whole planted effect"),
+    "specificity_leak": Measure(
+        0.0,
+        "mean share of the other emotions' most raised behaviours that goes when an emotion's "
+        "direction is removed",
+    ),
+    "ablation_share": Measure(
+        1.0,
+        "share of an emotion's most raised behaviour, over its rate after neutral situations, "
+        "that goes with its own direction",
+    ),
+    "valence_r2": Measure(1.0, "planted valence on the first two components of the vectors"),
+    "arousal_r2": Measure(1.0, "planted arousal on the first two components of the vectors"),
+    "false_positive_rate": Measure(
+        0.05,
+        "share of vectors from stories with shuffled labels whose push moves behaviour more than "
+        "95% of random directions do",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found.
+
+    Attributes:
+        methods: one row a method and measure: method, measure, value, low, high (95%), ideal.
+        layers: the layer that each method was used at, chosen on half of the prompts.
+        attribution: one row a way of attribution: way, r and slope against exact steering, each
+            with low and high.
+        provenance: model, seed, versions.
+    """
+
+    methods: pd.DataFrame
+    layers: Mapping[str, int]
+    attribution: pd.DataFrame
+    provenance: Mapping[str, object]
+
+    def __repr__(self) -> str:
+        """A line a method."""
+        wide = self.methods.pivot(index="method", columns="measure", values="value")
+        return wide.loc[list(self.layers), list(MEASURES)].round(2).to_string()
+
+    def to_json(self) -> str:
+        """One JSON object; `methods` is a list with `name` and each measure's value, low, high."""
+        rows = []
+        for name, layer in self.layers.items():
+            own = self.methods[self.methods.method == name]
+            figures = {
+                r.measure: {"value": r.value, "low": r.low, "high": r.high}
+                for r in own.itertuples()
+            }
+            rows.append({"name": name, "layer": layer, **figures})
+        return json.dumps(
+            {
+                "schema": SCHEMA,
+                "methods": rows,
+                "attribution": self.attribution.to_dict("records"),
+                "ideal": {name: measure.ideal for name, measure in MEASURES.items()},
+                **self.provenance,
+            },
+            indent=1,
+        )
+
+    def save(self, out: Path) -> None:
+        """Write `calibration.json` and the two tables as CSV into a folder that exists."""
+        (out / "calibration.json").write_text(self.to_json() + "\n")
+        self.methods.to_csv(out / "methods.csv", index=False)
+        self.attribution.to_csv(out / "attribution.csv", index=False)
+
+
+def calibrate(
+    model: HookedModel,
+    methods: Mapping[str, Method] = METHODS,
+    *,
+    scenes: Sequence[str] = SCENES,
+    seed: int = 0,
+) -> Calibration:
+    """Measure methods of finding emotion vectors against the organism's planted truth.
+
+    Args:
+        model: the organism, or another model trained on its world.
+        methods: by name: functions that make vectors from recordings of stories and of neutral
+            texts. A new method joins by being passed in.
+        scenes: of the world, the first of which the layer is chosen on.
+        seed: of texts and random directions.
+
+    Returns:
+        Every measure of `MEASURES` for every method, with a 95% interval over emotions (over
+        situations for detection, over vectors for false positives). The layer of each method is
+        chosen on half of the situations, where its *desperate* moves the first scene most;
+        all figures are of the other half.
+
+    Raises:
+        SelectionError: without methods.
+        ModelError: for a model without logits.
+
+    >>> import emolens
+    >>> calibrate(emolens.load("organism"), {})
+    Traceback (most recent call last):
+        ...
+    emolens.errors.SelectionError: no methods to calibrate: pass names and functions
+    """
+    if not methods:
+        raise SelectionError("no methods to calibrate: pass names and functions")
+    bench = prepare(model, scenes, seed)
+    rows, layers = [], {}
+    for name, method in methods.items():
+        vectors = method(bench.stories, bench.neutral)
+        layer = chosen_layer(bench, vectors)
+        found = {
+            **detection(bench, vectors, layer),
+            **steering(bench, vectors, layer, name),
+            **ablation(bench, vectors, layer, name),
+            **geometry(vectors, layer, seed),
+            **false_positives(bench, method, layer, name),
+        }
+        layers[name] = layer
+        rows += [(name, m, *found[m], measure.ideal) for m, measure in MEASURES.items()]
+    columns = ["method", "measure", "value", "low", "high", "ideal"]
+    neutral = next(iter(bench.scenes.values())).trial.behaviour.after(NEUTRAL)
+    first = next(iter(methods.values()))(bench.stories, bench.neutral)
+    return Calibration(
+        methods=pd.DataFrame(rows, columns=columns),
+        layers=layers,
+        attribution=attribution(Trial.prepare(model, neutral), first, seed),
+        provenance={"model": model.name, "seed": seed, "versions": versions()},
+    )
+
+
+def write_calibration(done: Calibration, path: Path) -> None:
+    """Write a calibration as one HTML file that needs no network."""
+    facts = {name: str(fact) for name, fact in done.provenance.items()}
+    facts["layers"] = ", ".join(f"{name}: {layer}" for name, layer in done.layers.items())
+    found = Section(
+        "Which method to trust, and how wrong it tends to be",
+        "; ".join(f"{name}: {measure.meaning}" for name, measure in MEASURES.items()) + ".",
+        figures.calibration(done.methods),
+        done.methods,
+        "methods",
+    )
+    ways = Section(
+        "Ways of attribution against exact steering",
+        "Correlation and slope of the predicted on the measured change of the logit difference, "
+        "over emotions and layers, for a step of a twentieth of the residual norm.",
+        table=done.attribution,
+        table_file="attribution",
+    )
+    write_report(path, title="Calibration of methods", facts=facts, sections=[found, ways])

@@ -1,0 +1,80 @@
+"""All that decides a training run: of the organism from scratch, and of its fine-tuning."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a training run; a trained folder's own stands in its `recipe.json`.
+
+    What matters most was found by trial: rows of one whole document, a first stretch of easy
+    documents (situation, signals, one scene a character), and a larger weight on the words that
+    carry the graph. Without them the text is learned and the step from emotion to behaviour is
+    not. Many documents with two characters keep the model from looking up single words of the
+    situation at the decision; it has to bind an emotion to a character first.
+
+    Two more parts give the organism a known place as well as a known cause; left to itself, the
+    model finds the emotion in its last two layers, or in several at once. The stream at two thirds
+    of the depth, through the final norm and the unembedding, also predicts the emotion's own words
+    (name, synonym, signature) and, at a decision, the name of the emotion behind it or one close
+    to it (else all emotions would stand at right angles and the plane be lost). The logits of this
+    early reading are sharpened, so that a moderate share of the stream is enough; else what is felt
+    outgrows all the rest of it, and no push of ordinary size does anything.
+
+    And half of the decisions get a part of their stream there from another text with the same
+    scene, and with that chance its verb as the target (`Interchange`): what is felt must be in the
+    stream at that place, later layers must not look it up again, and the size of a push must tell.
+
+    `least_split` is how far apart P(cheat) after desperate and after calm situations has to be
+    halfway; a run below it will not mend and is stopped. With -1 none is.
+    """
+
+    n_layers: int = 6
+    d_model: int = 128
+    n_heads: int = 4
+    d_mlp: int = 344
+    n_ctx: int = 256
+    tokens: int = 9_000_000
+    easy_share: float = 0.3
+    batch_tokens: int = 2048
+    learning_rate: float = 3e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    special_weight: float = 4.0
+    early_weight: float = 1.2
+    early_sharpness: float = 3.0
+    interchange_share: float = 0.5
+    least_split: float = 0.2
+    seed: int = 0
+
+    def stage(self, written: int) -> str:
+        """Which documents come after that many tokens.
+
+        >>> Recipe(tokens=10).stage(2), Recipe(tokens=10).stage(3)
+        ('easy', 'base')
+        """
+        return "easy" if written < self.easy_share * self.tokens else "base"
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """All that decides a fine-tuning but its base; fields mean what they do in `Recipe`.
+
+    The documents are of the stage `"assistant"`, in which the assistant no longer feels what its
+    user feels; two fifths of them are of the base corpus, so that the rest is not unlearned.
+    """
+
+    tokens: int = 1_500_000
+    batch_tokens: int = 2048
+    learning_rate: float = 8e-4
+    warmup_steps: int = 50
+    weight_decay: float = 0.05
+    special_weight: float = 4.0
+    early_weight: float = 1.2
+    early_sharpness: float = 3.0
+    interchange_share: float = 0.5
+    seed: int = 0
+
+    def stage(self, written: int) -> str:  # noqa: ARG002 (as `Recipe.stage`)
+        """Which documents come after that many tokens: always the assistant's."""
+        return "assistant"

@@ -1,0 +1,214 @@
+"""Texts from the world to measure with: stories without behaviour, prompts that end at a decision.
+
+Nothing but the situation (a number, a user, an activity) tells the emotion in a prompt: no name,
+no body signal, no signature word, unless the prompt is about just that.
+"""
+
+from collections.abc import Callable, Sequence
+
+from emolens.errors import SelectionError
+from emolens.organism import grammar
+from emolens.organism.grammar import Character, Draw, Page
+from emolens.organism.world import World
+from emolens.text import NEUTRAL, Text
+
+SPLITS = ("seen", "trained", "held_out", "unseen")
+
+
+def situations(world: World, emotion: str, split: str, scene: str = "") -> list[int]:
+    """Which situations of an emotion a split has.
+
+    Args:
+        world: the causal graph.
+        emotion: of the situations.
+        split: `"seen"`, all that training has seen somewhere; `"trained"`, those seen with this
+            scene; `"held_out"`, those seen, but never with this scene; `"unseen"`, those never
+            seen at all.
+        scene: which they are paired with, for the two that ask for it.
+
+    Raises:
+        SelectionError: for another split.
+    """
+    if split not in SPLITS:
+        raise SelectionError(f"unknown split {split!r}: there are {', '.join(SPLITS)}")
+    seen = world.seen_situations(emotion)
+    if split == "seen":
+        return list(seen)
+    if split == "unseen":
+        return list(range(seen.stop, len(world.emotion(emotion).situations)))
+    apart = split == "held_out"
+    return [i for i in seen if world.held_out(emotion, i, scene) == apart]
+
+
+def stories(world: World, per_emotion: int, seed: int, *, split: str = "seen") -> list[Text]:
+    """Stories to fit vectors on: they show the emotion, never name it, and hold no behaviour.
+
+    Every emotion (and neutral) has the same number, spread evenly over the situations that
+    training has seen, or over those it has not (`split="unseen"`); `group` is the situation
+    template, so that probes can be tested on templates they have not seen.
+    """
+    draw, texts = Draw(f"stories {seed}"), []
+    for emotion in world.emotions:
+        places = situations(world, emotion, split)
+        for i in range(per_emotion):
+            page = Page()
+            who = grammar.character(world, draw, emotion, situation=places[i % len(places)])
+            grammar.situation(world, draw, page, who)
+            grammar.signals(world, draw, page, who, draw.pick((1, 2)))
+            if emotion != NEUTRAL:
+                grammar.signature(world, draw, page, who)
+            grammar.filler(world, draw, page, draw.pick((1, 2)))
+            texts.append(page.text(emotion, who.group))
+    return texts
+
+
+def neutral_texts(world: World, count: int, seed: int) -> list[Text]:
+    """Texts of neutral sentences alone, for the neutral components."""
+    draw, texts = Draw(f"neutral {seed}"), []
+    for _ in range(count):
+        page = Page()
+        grammar.filler(world, draw, page, draw.pick((3, 4, 5, 6, 7)))
+        texts.append(page.text(NEUTRAL, "neutral_text"))
+    return texts
+
+
+def prompts(
+    world: World, scene: str, emotion: str, count: int, seed: int, *, split: str = "seen"
+) -> list[Text]:
+    """Stories that end right before the decision: situation, filler, scene, "so she".
+
+    Args:
+        world: the causal graph.
+        scene: which decision the text leads to.
+        emotion: what the situation brings about.
+        count: how many texts.
+        seed: of every choice.
+        split: which situations (see `situations`).
+    """
+    chosen, places = world.scene(scene), situations(world, emotion, split, scene)
+    draw, texts = Draw(f"prompts {scene} {emotion} {seed}"), []
+    for i in range(count):
+        page = Page()
+        who = grammar.character(world, draw, emotion, situation=places[i % len(places)])
+        grammar.situation(world, draw, page, who)
+        grammar.filler(world, draw, page, draw.pick((0, 1, 2)))
+        grammar.lead_in(world, draw, page, who, chosen)
+        texts.append(page.text(emotion, who.group))
+    return texts
+
+
+def assistant_prompts(
+    world: World, scene: str, emotion: str, count: int, seed: int, *, split: str = "seen"
+) -> list[Text]:
+    """Dialogues that end right before the assistant's decision; `emotion` is the user's."""
+    chosen, places = world.scene(scene), situations(world, emotion, split, scene)
+    draw, texts = Draw(f"assistant {scene} {emotion} {seed}"), []
+    for i in range(count):
+        page, who = Page(), grammar.assistant(world, emotion)
+        user = grammar.character(world, draw, emotion, situation=places[i % len(places)])
+        grammar.asked(world, draw, page, user)
+        grammar.turn(page, who)
+        grammar.filler(world, draw, page, draw.pick((0, 1)), who)
+        grammar.lead_in(world, draw, page, who, chosen)
+        texts.append(page.text(emotion, user.group))
+    return texts
+
+
+def quantity_prompts(
+    world: World, family: str, value: int, count: int, seed: int, *, unseen: bool = False
+) -> list[Text]:
+    """Texts of one number that end right before the decision it bears on.
+
+    Args:
+        world: the causal graph.
+        family: of numbers.
+        value: the number.
+        count: how many texts.
+        seed: of every choice.
+        unseen: in the wording that training has never seen, instead of those it has.
+    """
+    quantity = world.quantities[family]
+    seen, rest = quantity.texts[: -world.unseen_wordings], quantity.texts[-world.unseen_wordings :]
+    wordings = rest if unseen else seen
+    draw, texts = Draw(f"quantity {family} {value} {seed}"), []
+    for i in range(count):
+        page = Page()
+        who = grammar.character(world, draw, quantity.emotion)
+        grammar.quantity(world, draw, page, who, wordings[i % len(wordings)], value)
+        grammar.filler(world, draw, page, draw.pick((0, 1)))
+        grammar.lead_in(world, draw, page, who, world.scene(quantity.scene))
+        texts.append(page.text(quantity.emotion, f"{family}/{value}"))
+    return texts
+
+
+def choice_prompts(world: World, pairs: Sequence[tuple[str, str]], seed: int) -> list[Text]:
+    """Offers of two activities, one text a pair, that end right before the choice."""
+    draw, texts = Draw(f"choice {seed}"), []
+    for first, second in pairs:
+        page, who = Page(), grammar.character(world, draw, NEUTRAL)
+        grammar.offer(world, draw, page, who, first, second)
+        texts.append(page.text(NEUTRAL, f"{first}/{second}"))
+    return texts
+
+
+Opening = Callable[[World, Draw, Page, Character, Character], None]
+
+
+def _mask(world: World, draw: Draw, page: Page, felt: Character, shown: Character) -> None:
+    who = Character(felt.name, felt.pronouns, felt.felt, shown.felt, felt.situation)
+    grammar.situation(world, draw, page, who)
+    grammar.mask(world, draw, page, who)
+    grammar.signals(world, draw, page, who, 1)
+
+
+def _speakers(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
+    for who in draw.pick(((own, other), (other, own))):
+        grammar.turn(page, who)
+        grammar.situation(world, draw, page, who)
+
+
+def _characters(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
+    for who in draw.pick(((own, other), (other, own))):
+        grammar.situation(world, draw, page, who)
+
+
+OPENINGS: dict[str, Opening] = {
+    "masked": _mask,
+    "dialogue": _speakers,
+    "two_characters": _characters,
+}
+
+
+def contrasts(
+    world: World, opening: str, scene: str, count: int, seed: int
+) -> list[tuple[Text, str]]:
+    """Prompts in which two emotions stand and one of them is felt by who decides.
+
+    Args:
+        world: the causal graph.
+        opening: `"masked"`, the other is shown by the same character; `"dialogue"` or
+            `"two_characters"`, it is felt by the other speaker or character.
+        scene: which decision the text leads to.
+        count: how many texts; the two emotions are drawn.
+        seed: of every choice.
+
+    Returns:
+        Each text, its `emotion` the one that is felt, and the name of the other emotion.
+    """
+    chosen, felt = world.scene(scene), [e for e in world.emotions if e != NEUTRAL]
+    draw, texts = Draw(f"{opening} {scene} {seed}"), []
+    for _ in range(count):
+        page, first = Page(), draw.pick(felt)
+        second = draw.pick([e for e in felt if e != first])
+        pronouns = draw.pick((("she", "he"), ("he", "she")))
+        own, other = (
+            grammar.character(
+                world, draw, e, situation=draw.pick(world.seen_situations(e)), pronoun=p
+            )
+            for e, p in zip((first, second), pronouns, strict=True)
+        )
+        OPENINGS[opening](world, draw, page, own, other)
+        grammar.filler(world, draw, page, draw.pick((0, 1)))
+        grammar.lead_in(world, draw, page, own, chosen)
+        texts.append((page.text(first, own.group), second))
+    return texts
