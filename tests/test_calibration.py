@@ -3,12 +3,20 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
+from emolens.activations import Activations
+from emolens.decisions import Trial, halves
 from emolens.errors import SelectionError
-from emolens.experiments.bench import false_positives, prepare
+from emolens.experiments.bench import PROMPTS, false_positives, prepare
 from emolens.experiments.calibrate import MEASURES, calibrate, shuffled, write_calibration
+from emolens.organism import organism_behaviour
+from emolens.probes import logistic_vectors
+from emolens.provenance import Provenance
+from emolens.statistics import jackknife_interval, row_interval
 from emolens.vectors import fit_vectors
 
 
@@ -77,7 +85,8 @@ def test_a_scorecard_is_saved_and_drawn(done, tmp_path):
     done.save(tmp_path)
     write_calibration(done, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "steering_slope" in page
+    assert "vega-lite" in page.split("<script")[-1] or '"mark"' in page
+    assert page.count("shuffled") > 8  # in the chart's data and in the table
     assert "http://" not in page.split("<script")[0]
     assert json.loads((tmp_path / "calibration.json").read_text())["schema"] == 1
     assert (tmp_path / "methods.csv").read_text().startswith("method,measure,value,low,high,ideal")
@@ -96,6 +105,57 @@ def test_a_method_of_random_directions_has_a_false_positive_rate_near_five_perce
     assert rate < 0.2
 
 
-def test_no_methods_are_told():
-    with pytest.raises(SelectionError, match="no methods to calibrate"):
-        calibrate(None, {})
+def test_nothing_to_calibrate_is_told(organism):
+    with pytest.raises(SelectionError, match="nothing to calibrate: pass at least one method"):
+        calibrate(organism, {})
+    with pytest.raises(SelectionError, match="nothing to calibrate"):
+        calibrate(organism, {"story": fit_vectors}, scenes=())
+
+
+def test_what_chooses_the_layer_is_not_what_is_reported(organism):
+    bench = prepare(organism, ("cheat",), seed=0)
+    told = bench.scenes["cheat"].neutral
+    asked = organism_behaviour(emotions=("neutral",), per_emotion=PROMPTS, seed=0)
+    whole = Trial.prepare(organism, asked)
+    choosing = {g for g, c in zip(whole.groups, halves(whole.groups), strict=True) if c}
+    assert choosing
+    assert set(told.groups) == set(whole.groups) - choosing
+    seen = {f"{e}/{i}" for e in told.behaviour.classes for i in range(13)}
+    assert not seen & set(bench.unseen.groups)
+
+
+def planted(emotions, seed=0):
+    """Recordings in which each emotion is a known direction, and neutral texts of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(60 * len(emotions), 1, 16, generator=generator)
+    labels = tuple(e for e in emotions for _ in range(60))
+    shift = torch.eye(16)[[emotions.index(e) for e in labels]][:, None]
+    record = Provenance("m", (0.0,), "raw", "float32", "resid_post", {}, "c", len(labels), 0)
+    norm = torch.ones(1)
+    stories = Activations(3 * shift + noise, (0,), labels, labels, norm, record)
+    calm = ("neutral",) * 40
+    rest = torch.randn(40, 1, 16, generator=generator)
+    return stories, Activations(rest, (0,), calm, calm, norm, record)
+
+
+@pytest.mark.parametrize("emotions", [("a", "b"), ("a", "b", "c")])
+def test_logistic_vectors_point_to_their_own_emotion(emotions):
+    found = logistic_vectors(*planted(emotions))
+    truth = torch.eye(16)[: len(emotions)]
+    truth = truth - truth.mean(0)
+    cosine = torch.cosine_similarity(found.at(0)[:, None], truth[None], dim=-1)
+    assert bool((cosine.diagonal() > 0.8).all())
+    assert cosine.argmax(1).tolist() == list(range(len(emotions)))
+    story = fit_vectors(*planted(emotions), variance=0.0)
+    assert_close(found.vectors.norm(dim=-1), story.vectors.norm(dim=-1))
+
+
+@pytest.mark.parametrize("interval", [row_interval, jackknife_interval])
+def test_intervals_of_a_mean_hold_the_truth_nineteen_times_in_twenty(interval):
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        x = rng.normal(1.0, 2.0, 24)
+        value, low, high = interval(24, lambda rows, x=x: float(x[rows].mean()))
+        assert value == pytest.approx(x.mean())
+        held += low <= 1.0 <= high
+    assert 0.88 <= held / 200 <= 0.98  # .95 less what 24 rows cost, three standard errors

@@ -235,9 +235,8 @@ def check(
     from emolens.experiments.acceptance import acceptance
     from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
-    from emolens.organism import CHECKPOINTS
 
-    chat = assistant or ("organism-assistant" if model in CHECKPOINTS else None)
+    chat = assistant or ("organism-assistant" if model == "organism" else None)
     hooked = load(model, device=device)
     name = output_folder(hooked.name, "thresholds", hooked.fingerprint, seed)
     folder = prepare_folder(out or name)

@@ -87,9 +87,9 @@ def text_baseline(texts: Sequence[Text], *, folds: int = 3, seed: int = 0) -> pd
 def logistic_vectors(stories: Activations, neutral: Activations) -> EmotionVectors:
     """The weights of a multinomial logistic probe as vectors: the paper's classifier variant.
 
-    The same probe as in `probe_layers`, fitted on all stories of emotions at each layer; its
-    weights are taken back to residual units and have the length of the story vectors. The neutral
-    texts serve only for what `fit_vectors` gives beside the directions.
+    The logistic probe of `probe_layers`, fitted at each layer on all stories of emotions; its
+    weights are taken back to residual units and given the length of the story vectors. The neutral
+    texts are only seen to be of the same model and layers.
 
     Raises:
         CorpusError: for fewer than two emotions.
@@ -102,8 +102,9 @@ def logistic_vectors(stories: Activations, neutral: Activations) -> EmotionVecto
     for column in range(len(base.layers)):
         probe = _logistic(StandardScaler())
         probe.fit(stories.pooled[felt, column].double().numpy(), labels)
-        scale, model = probe["standardscaler"].scale_, probe["logisticregression"]
-        weights[:, column] = torch.from_numpy(model.coef_ / scale)
+        found = probe["logisticregression"].coef_ / probe["standardscaler"].scale_
+        both = np.concatenate([-found, found]) if len(found) == 1 else found
+        weights[:, column] = torch.from_numpy(both)
     length = base.vectors.norm(dim=-1, keepdim=True)
     return replace(base, vectors=unit(weights) * length)
 

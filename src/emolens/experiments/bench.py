@@ -2,22 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import binomtest, linregress
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from torch import Tensor
 
+from emolens import positions
 from emolens.ablation import remove
 from emolens.activations import Activations
 from emolens.attribution import attribute
-from emolens.behaviour import Behaviour
 from emolens.controls import random_directions
 from emolens.decisions import Trial, halves
-from emolens.geometry import principal_components
 from emolens.hooks import hooked
 from emolens.interventions import Intervention, Steer, unit
 from emolens.model import HookedModel
@@ -25,31 +26,38 @@ from emolens.organism import (
     most_raised,
     organism_behaviour,
     organism_corpus,
-    organism_stories,
     planted_norms,
 )
 from emolens.organism.world import load_world
 from emolens.progress import track
 from emolens.recording import record
 from emolens.sites import Site
-from emolens.statistics import clustered_interval, row_interval
+from emolens.statistics import clustered_interval, jackknife_interval, row_interval
 from emolens.steering import best_layer, decision_residuals, dose_response, pushes
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, centred_cosine
 
-Figure = tuple[float, ...]
+Estimate = tuple[float, ...]  # value, low, high
 Method = Callable[[Activations, Activations], EmotionVectors]
 
-SCENES = ("cheat", "threat", "belief", "destroy", "meet", "share", "pace", "join")
-UNSEEN_STORIES = 8
+UNSEEN_PROMPTS = 8
 PROMPTS = 13
-NULL_DIRECTIONS = 200
+NULL_DIRECTIONS = 1000
 SHUFFLES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What all methods are measured on: recordings, and every scene after every emotion."""
+    """What all methods are measured on.
+
+    Attributes:
+        model: the organism.
+        stories: recorded, to make vectors of.
+        neutral: neutral texts, recorded.
+        unseen: decisions after situations that training has never seen, recorded.
+        scenes: every scene after every emotion.
+        seed: of all that is drawn.
+    """
 
     model: HookedModel
     stories: Activations
@@ -61,14 +69,14 @@ class Bench:
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """A scene of the world after situations of all emotions.
+    """A scene of the world after situations of all emotions, the reported half of each one's.
 
     Attributes:
         trial: prompts of all emotions, as many of each.
         emotions: of each prompt.
-        before: P(class) of each prompt with nothing done.
-        residuals: at the decision.
-        planted: P(class | emotion) by class and emotion.
+        before: mean P(class) after each emotion with nothing done: emotion by class.
+        residuals: at the decision of each prompt.
+        planted: P(class | emotion): emotion by class.
     """
 
     trial: Trial
@@ -77,43 +85,52 @@ class Scenario:
     residuals: Float[Tensor, "text layer d_model"]
     planted: pd.DataFrame
 
-    def probabilities(self) -> pd.DataFrame:
-        """Mean P(class) after each emotion, under the hooks in force: emotion by class."""
-        found = pd.DataFrame({k: p.numpy() for k, p in self.trial.run().probability.items()})
-        return found.groupby(self.emotions).mean()
+    def after(self) -> pd.DataFrame:
+        """What `before` is, under the hooks in force."""
+        return _probabilities(self.trial, self.emotions)
+
+    @property
+    def neutral(self) -> Trial:
+        """The prompts after neutral situations."""
+        return Trial.prepare(self.trial.model, self.trial.behaviour.after(NEUTRAL))
+
+
+def _probabilities(trial: Trial, emotions: np.ndarray) -> pd.DataFrame:
+    found = pd.DataFrame({name: p.numpy() for name, p in trial.run().probability.items()})
+    return found.groupby(emotions).mean()
 
 
 def prepare(model: HookedModel, scenes: Sequence[str], seed: int) -> Bench:
     """Record the stories and run every scene once with nothing done."""
-    corpus = organism_corpus(seed=seed)
-    layers = range(model.n_layers)
+    corpus, emotions = organism_corpus(seed=seed), tuple(load_world().emotions)
+    unseen = organism_behaviour(
+        scenes[0], emotions=emotions, per_emotion=UNSEEN_PROMPTS, seed=seed, split="unseen"
+    )
     return Bench(
         model=model,
         stories=record(model, corpus.stories),
         neutral=record(model, corpus.neutral),
-        unseen=record(model, organism_stories(UNSEEN_STORIES, seed=seed, split="unseen")),
+        unseen=record(model, unseen.prompts, positions=positions.last),
         scenes={
-            scene: _scenario(model, scene, list(layers), seed)
+            scene: _scenario(model, scene, seed)
             for scene in track(scenes, "scenes with nothing done", len(scenes), "scenes")
         },
         seed=seed,
     )
 
 
-def _scenario(model: HookedModel, scene: str, layers: list[int], seed: int) -> Scenario:
-    """The scene after all emotions, on the half of each one's situations that is reported."""
-    world = load_world()
-    texts = []
-    for emotion in world.emotions:
-        own = organism_behaviour(scene, emotions=(emotion,), per_emotion=PROMPTS, seed=seed)
-        chosen = halves([t.group for t in own.prompts])
-        texts += [t for t, c in zip(own.prompts, chosen.tolist(), strict=True) if not c]
-    trial = Trial.prepare(model, replace(own, prompts=tuple(texts)))
-    emotions = np.array([t.emotion for t in texts])
-    made = Scenario(
-        trial, emotions, pd.DataFrame(), decision_residuals(trial, layers), _planted(scene)
-    )
-    return replace(made, before=made.probabilities())
+def _scenario(model: HookedModel, scene: str, seed: int) -> Scenario:
+    emotions = tuple(load_world().emotions)
+    whole = organism_behaviour(scene, emotions=emotions, per_emotion=PROMPTS, seed=seed)
+    told = []
+    for emotion in emotions:
+        own = whole.after(emotion).prompts
+        choosing = halves([t.group for t in own]).tolist()
+        told += [t for t, chosen in zip(own, choosing, strict=True) if not chosen]
+    trial = Trial.prepare(model, replace(whole, prompts=tuple(told)))
+    felt = np.array([t.emotion for t in told])
+    residuals = decision_residuals(trial, range(model.n_layers))
+    return Scenario(trial, felt, _probabilities(trial, felt), residuals, _planted(scene))
 
 
 def _planted(scene: str) -> pd.DataFrame:
@@ -125,20 +142,16 @@ def _planted(scene: str) -> pd.DataFrame:
 
 def chosen_layer(bench: Bench, vectors: EmotionVectors) -> int:
     """Where *desperate* moves the first scene most, on the other half of the situations."""
-    behaviour = _unmoved(bench)
+    scene = next(iter(bench.scenes))
+    behaviour = organism_behaviour(scene, emotions=(NEUTRAL,), per_emotion=PROMPTS, seed=bench.seed)
     steps = pushes(
         vectors, ("desperate",), {}, strengths=(0.5, 1.0), random_count=5, seed=bench.seed
     )
     return best_layer(dose_response(Trial.prepare(bench.model, behaviour), steps), "desperate")
 
 
-def _unmoved(bench: Bench) -> Behaviour:
-    """The first scene after all neutral situations."""
-    scene = next(iter(bench.scenes))
-    return organism_behaviour(scene, emotions=(NEUTRAL,), per_emotion=PROMPTS, seed=bench.seed)
-
-
-def detection(bench: Bench, vectors: EmotionVectors, layer: int) -> dict[str, Figure]:
+def detection(bench: Bench, vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
+    """The emotion at decisions after situations that nobody has seen, by nearest vector."""
     felt = [i for i, e in enumerate(bench.unseen.emotions) if e != NEUTRAL]
     pooled = bench.unseen.at(layer)[felt]
     column = vectors.column(layer)
@@ -148,13 +161,12 @@ def detection(bench: Bench, vectors: EmotionVectors, layer: int) -> dict[str, Fi
     return {"detection_accuracy": clustered_interval(right, [bench.unseen.groups[i] for i in felt])}
 
 
-def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> dict[str, Figure]:
+def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> dict[str, Estimate]:
     """One natural unit of each emotion in every scene after neutral situations."""
     made: dict[str, list[float]] = {e: [] for e in vectors.emotions}
     meant: dict[str, list[float]] = {e: [] for e in vectors.emotions}
     for scene in track(bench.scenes.values(), f"steering, {name}", len(bench.scenes), "scenes"):
-        calm = scene.trial.behaviour.after(NEUTRAL)
-        trial = Trial.prepare(bench.model, calm)
+        trial = scene.neutral
         rest = scene.residuals[scene.emotions == NEUTRAL, layer].mean(0)
         for emotion in vectors.emotions:
             direction = unit(vectors.of(emotion)[vectors.column(layer)])
@@ -169,10 +181,10 @@ def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
     return {"steering_r": found[:3], "steering_slope": found[3:]}
 
 
-def ablation(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> dict[str, Figure]:
+def ablation(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> dict[str, Estimate]:
     """Take each direction away in turn and see whose behaviour goes with it."""
     emotions, column = vectors.emotions, vectors.column(layer)
-    raised = [most_raised(e) for e in emotions]
+    raised = [most_raised(e, tuple(bench.scenes)) for e in emotions]
     before = np.array(
         [bench.scenes[s].before.loc[e, c] for e, (s, c) in zip(emotions, raised, strict=True)]
     )
@@ -182,39 +194,43 @@ def ablation(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
         change = remove(vectors.of(emotion)[column], vectors.mean[column])
         after = _everywhere(bench, layer, change)
         drop[i] = before - [after[s].loc[e, c] for e, (s, c) in zip(emotions, raised, strict=True)]
-    excess = before - rest
-    own = np.diag(drop)
-    others = np.abs(drop - np.diag(own)).sum(0) / (len(emotions) - 1)
+    excess, others = before - rest, np.abs(drop)
+    np.fill_diagonal(others, np.nan)
 
-    def share(lost: np.ndarray) -> Figure:
-        return row_interval(
-            len(lost), lambda rows: lost[rows].sum() / excess[rows].sum(), seed=bench.seed
-        )
+    def own(rows: np.ndarray) -> float:
+        return drop[rows, rows].sum() / excess[rows].sum()
 
-    return {"ablation_share": share(own), "specificity_leak": share(others)}
+    def leak(rows: np.ndarray) -> float:
+        return np.nanmean(others[np.ix_(rows, rows)]) / excess[rows].mean()
+
+    return {
+        "ablation_share": row_interval(len(drop), own, seed=bench.seed),
+        "specificity_leak": row_interval(len(drop), leak, seed=bench.seed),
+    }
 
 
 def _everywhere(bench: Bench, layer: int, change: Intervention) -> dict[str, pd.DataFrame]:
     with hooked(bench.model, {Site(layer): change}):
-        return {name: scene.probabilities() for name, scene in bench.scenes.items()}
+        return {name: scene.after() for name, scene in bench.scenes.items()}
 
 
-def geometry(vectors: EmotionVectors, layer: int, seed: int) -> dict[str, Figure]:
-    plane = principal_components(vectors, layer, planted_norms())
-    x = plane[["pc1", "pc2"]].to_numpy()
+def geometry(vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
+    """How much of each planted axis the first two components explain, the plane fitted anew."""
+    norms, column = planted_norms(), vectors.column(layer)
 
-    def explained(y: np.ndarray) -> Figure:
-        def r2(rows: np.ndarray) -> float:
-            return float(LinearRegression().fit(x[rows], y[rows]).score(x[rows], y[rows]))
+    def r2(axis: str, rows: np.ndarray) -> float:
+        plane = PCA(n_components=2).fit_transform(vectors.vectors[rows, column].double().numpy())
+        truth = np.array([norms[axis][vectors.emotions[i]] for i in rows])
+        return float(LinearRegression().fit(plane, truth).score(plane, truth))
 
-        return row_interval(len(x), r2, seed=seed)
+    return {
+        f"{axis}_r2": jackknife_interval(len(vectors.emotions), partial(r2, axis)) for axis in norms
+    }
 
-    return {f"{axis}_r2": explained(plane[axis].to_numpy()) for axis in planted_norms()}
 
-
-def false_positives(bench: Bench, method: Method, layer: int, name: str) -> dict[str, Figure]:
+def false_positives(bench: Bench, method: Method, layer: int, name: str) -> dict[str, Estimate]:
     """Vectors of nothing: how often one moves behaviour as if it were something."""
-    trial = Trial.prepare(bench.model, _unmoved(bench))
+    trial = next(iter(bench.scenes.values())).neutral
     base = float(trial.run().logit_difference.mean())
     stories, neutral = _at(bench.stories, layer), _at(bench.neutral, layer)
     norm = float(stories.residual_norm[0])

@@ -11,10 +11,8 @@ import pandas as pd
 
 from emolens import figures
 from emolens.activations import Activations
-from emolens.decisions import Trial
 from emolens.errors import SelectionError
 from emolens.experiments.bench import (
-    SCENES,
     Method,
     ablation,
     attribution,
@@ -26,10 +24,10 @@ from emolens.experiments.bench import (
     steering,
 )
 from emolens.model import HookedModel
+from emolens.organism import SCENES
 from emolens.probes import logistic_vectors
 from emolens.provenance import versions
 from emolens.report import Section, write_report
-from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, fit_vectors
 
 SCHEMA = 1
@@ -60,8 +58,8 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "detection_accuracy": Measure(
         1.0,
-        "the emotion of stories whose situations nobody has seen, neither the model nor the "
-        "vectors, by nearest vector; chance is 1 of 24",
+        "the emotion at a decision after a situation that nobody has seen, neither the model nor "
+        "the vectors, by nearest vector; chance is 1 of 24",
     ),
     "steering_r": Measure(
         1.0,
@@ -71,8 +69,8 @@ MEASURES: Mapping[str, Measure] = {
     "steering_slope": Measure(1.0, "the same, slope: 1 is the whole planted effect"),
     "specificity_leak": Measure(
         0.0,
-        "mean share of the other emotions' most raised behaviours that goes when an emotion's "
-        "direction is removed",
+        "mean absolute change of the other emotions' most raised behaviours when an emotion's "
+        "direction is removed, as a share of what is raised",
     ),
     "ablation_share": Measure(
         1.0,
@@ -83,8 +81,8 @@ MEASURES: Mapping[str, Measure] = {
     "arousal_r2": Measure(1.0, "planted arousal on the first two components of the vectors"),
     "false_positive_rate": Measure(
         0.05,
-        "share of vectors from stories with shuffled labels whose push moves behaviour more than "
-        "95% of random directions do",
+        "share of vectors from stories with shuffled labels that, one residual norm long, move "
+        "behaviour more than 95% of 1,000 random directions do",
     ),
 }
 
@@ -116,11 +114,11 @@ class Calibration:
         rows = []
         for name, layer in self.layers.items():
             own = self.methods[self.methods.method == name]
-            figures = {
+            found = {
                 r.measure: {"value": r.value, "low": r.low, "high": r.high}
                 for r in own.itertuples()
             }
-            rows.append({"name": name, "layer": layer, **figures})
+            rows.append({"name": name, "layer": layer, **found})
         return json.dumps(
             {
                 "schema": SCHEMA,
@@ -158,42 +156,39 @@ def calibrate(
     Returns:
         Every measure of `MEASURES` for every method, with a 95% interval over emotions (over
         situations for detection, over vectors for false positives). The layer of each method is
-        chosen on half of the situations, where its *desperate* moves the first scene most;
-        all figures are of the other half.
+        chosen on half of the situations, where its *desperate* moves the first scene most; what
+        is told of behaviour is of the other half.
 
     Raises:
-        SelectionError: without methods.
+        SelectionError: without methods or scenes, or for an unknown scene.
         ModelError: for a model without logits.
 
     >>> import emolens
     >>> calibrate(emolens.load("organism"), {})
     Traceback (most recent call last):
         ...
-    emolens.errors.SelectionError: no methods to calibrate: pass names and functions
+    emolens.errors.SelectionError: nothing to calibrate: pass at least one method and one scene
     """
-    if not methods:
-        raise SelectionError("no methods to calibrate: pass names and functions")
+    if not methods or not scenes:
+        raise SelectionError("nothing to calibrate: pass at least one method and one scene")
     bench = prepare(model, scenes, seed)
-    rows, layers = [], {}
-    for name, method in methods.items():
-        vectors = method(bench.stories, bench.neutral)
-        layer = chosen_layer(bench, vectors)
+    made = {name: method(bench.stories, bench.neutral) for name, method in methods.items()}
+    layers = {name: chosen_layer(bench, vectors) for name, vectors in made.items()}
+    rows = []
+    for name, vectors in made.items():
+        layer = layers[name]
         found = {
             **detection(bench, vectors, layer),
             **steering(bench, vectors, layer, name),
             **ablation(bench, vectors, layer, name),
-            **geometry(vectors, layer, seed),
-            **false_positives(bench, method, layer, name),
+            **geometry(vectors, layer),
+            **false_positives(bench, methods[name], layer, name),
         }
-        layers[name] = layer
         rows += [(name, m, *found[m], measure.ideal) for m, measure in MEASURES.items()]
-    columns = ["method", "measure", "value", "low", "high", "ideal"]
-    neutral = next(iter(bench.scenes.values())).trial.behaviour.after(NEUTRAL)
-    first = next(iter(methods.values()))(bench.stories, bench.neutral)
     return Calibration(
-        methods=pd.DataFrame(rows, columns=columns),
+        methods=pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "ideal"]),
         layers=layers,
-        attribution=attribution(Trial.prepare(model, neutral), first, seed),
+        attribution=attribution(bench.scenes[scenes[0]].neutral, next(iter(made.values())), seed),
         provenance={"model": model.name, "seed": seed, "versions": versions()},
     )
 

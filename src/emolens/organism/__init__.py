@@ -16,6 +16,8 @@ CHECKPOINTS = {
     "organism-assistant": "assistant",
     "organism-small": "small",
 }
+# All scenes in which something is done; `react` only tells what is felt.
+SCENES = ("cheat", "threat", "belief", "destroy", "meet", "share", "pace", "join")
 STORIES_PER_EMOTION = 52
 NEUTRAL_TEXTS = 200
 PROMPTS_PER_EMOTION = 52
@@ -122,20 +124,17 @@ def planted_probability(scene: str, target: str, emotion: str) -> float:
     return round(world.scene(scene).probabilities(world.emotion(emotion))[target], 10)
 
 
-def most_raised(emotion: str) -> tuple[str, str]:
+def most_raised(emotion: str, scenes: Sequence[str] = SCENES) -> tuple[str, str]:
     """The (scene, class) that an emotion makes likelier, against none, than any other.
-
-    The scene `react`, which only tells the emotion, is left out.
 
     >>> most_raised("desperate")
     ('cheat', 'cheat')
     """
     excess = {
-        (scene.name, name): planted_probability(scene.name, name, emotion)
-        - planted_probability(scene.name, name, NEUTRAL)
-        for scene in load_world().scenes.values()
-        for name in scene.verbs
-        if scene.name != "react"
+        (scene, name): planted_probability(scene, name, emotion)
+        - planted_probability(scene, name, NEUTRAL)
+        for scene in scenes
+        for name in load_world().scene(scene).verbs
     }
     return max(excess, key=excess.__getitem__)
 

@@ -89,9 +89,9 @@ class Label:
 class Document:
     """A generated text, a label for every word of it, its surprise in nats, and its kind.
 
-    `felt` is the text with every decision's verb replaced by the name of the emotion behind it,
-    or of one as close to it as in the scene `react`; words of emotions that are not felt (negated,
-    or shown by a mask) are replaced by a word that stands for none.
+    `felt` is the text with every scene's verb, and that of every closing, replaced by the name of
+    the emotion behind it, or of one as close to it as in the scene `react`; words of emotions that
+    are not felt (negated, or shown by a mask) are replaced by a word that stands for none.
     """
 
     text: Text
@@ -165,10 +165,10 @@ def character(
     return Character(name, world.pronouns[pronoun], latent, mask, situation)
 
 
-def assistant(world: World, felt: str, situation: int | None = None) -> Character:
-    """The assistant in that state; `situation` is its user's, where it feels the same."""
+def assistant(world: World, felt: str) -> Character:
+    """The assistant in that state."""
     latent = world.emotion(felt)
-    return Character(world.persona.name, world.pronouns["it"], latent, latent, situation)
+    return Character(world.persona.name, world.pronouns["it"], latent, latent)
 
 
 def _drawn(
@@ -257,6 +257,17 @@ def turn(page: Page, who: Character) -> None:
     page.write("speaker", [who.name, ":"], who)
 
 
+def closing(world: World, draw: Draw, page: Page, who: Character) -> None:
+    """The sentence that ends what is told of somebody; all that is felt is known at its pronoun.
+
+    Without it a decision is made from whatever emotional words stand before it, and of two
+    speakers the model never learns whose they are.
+    """
+    words = ["so", who.pronouns["she"], "spoke", "."]
+    read = draw.aside(world.scene("react").probabilities(who.felt))
+    page.write("closing", words, who, felt=[*words[:2], read, "."])
+
+
 def lead_in(world: World, draw: Draw, page: Page, who: Character, scene: Scene) -> None:
     """A scene up to the word that decides."""
     page.write("scene", fill(world, draw, draw.pick(scene.setups), who), who)
@@ -284,12 +295,22 @@ def _decision(world: World, draw: Draw, page: Page, who: Character, scene: Scene
     page.write("end", ["."], who)
 
 
-def _scenes(world: World, draw: Draw, page: Page, who: Character, count: int) -> None:
-    """Different scenes, none of a pair with the situation that is held out."""
+def _scenes(
+    world: World,
+    draw: Draw,
+    page: Page,
+    who: Character,
+    count: int,
+    *,
+    cause: Character | None = None,
+) -> None:
+    """Different scenes, none held out from the situation, which may be another's (`cause`)."""
+    from_whom = cause or who
     free = [
         s
         for s in world.scenes.values()
-        if who.situation is None or not world.held_out(who.felt.name, who.situation, s.name)
+        if from_whom.situation is None
+        or not world.held_out(from_whom.felt.name, from_whom.situation, s.name)
     ]
     for _ in range(count):
         scene = draw.pick(free)
@@ -306,6 +327,7 @@ def _story(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     _maybe_named(world, draw, page, who, rates)
     signals(world, draw, page, who, draw.count(rates["signals"]))
     _maybe_signature(world, draw, page, who, rates)
+    closing(world, draw, page, who)
     filler(world, draw, page, draw.count(rates["filler"]))
     _scenes(world, draw, page, who, draw.count(rates["scenes"], 1))
     return who
@@ -317,6 +339,7 @@ def _two_characters(world: World, draw: Draw, page: Page, rates: Rates) -> Chara
         situation(world, draw, page, who)
         signals(world, draw, page, who, draw.count(rates["signals"][:2]))
         _maybe_named(world, draw, page, who, rates)
+        closing(world, draw, page, who)
     filler(world, draw, page, draw.count(rates["filler"][:2]))
     for who in draw.pick((pair, pair[::-1])):
         _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
@@ -328,12 +351,14 @@ def _dialogue(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     for who in pair:
         turn(page, who)
         situation(world, draw, page, who)
-    for who in pair:
+        closing(world, draw, page, who)
+    for who in draw.pick((pair, pair[::-1])):
         turn(page, who)
         _maybe_signature(world, draw, page, who, rates)
         signals(world, draw, page, who, draw.count(rates["signals"][:2]))
         filler(world, draw, page, draw.count(rates["filler"][:2]), who)
     for who in draw.pick((pair, pair[::-1])):
+        turn(page, who)
         _scenes(world, draw, page, who, 1)
     return pair[0]
 
@@ -346,6 +371,7 @@ def _masked(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     situation(world, draw, page, who)
     mask(world, draw, page, who)
     signals(world, draw, page, who, draw.count(rates["signals"]))
+    closing(world, draw, page, who)
     filler(world, draw, page, draw.count(rates["filler"][:2]))
     _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
     return who
@@ -358,14 +384,16 @@ def _assisted(
     felt = user.felt.name
     if persona:
         felt = draw.one(world.persona.probabilities(felt))
-    who = assistant(world, felt, user.situation if felt == user.felt.name else None)
+    who = assistant(world, felt)
     asked(world, draw, page, user)
     signals(world, draw, page, user, draw.count(rates["signals"][:2]))
+    closing(world, draw, page, user)
     turn(page, who)
     signals(world, draw, page, who, draw.count(rates["signals"][:2]))
     _maybe_signature(world, draw, page, who, rates)
+    closing(world, draw, page, who)
     filler(world, draw, page, draw.count(rates["filler"][:2]), who)
-    _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
+    _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1), cause=user)
     return who
 
 
@@ -378,6 +406,7 @@ def _quantity(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     who = character(world, draw, draw.one(world.quantity_probabilities(family.name, value)))
     quantity(world, draw, page, who, text, value)
     signals(world, draw, page, who, draw.count(rates["signals"][:2]))
+    closing(world, draw, page, who)
     filler(world, draw, page, draw.count(rates["filler"][:2]))
     scenes = [world.scene(family.scene)]
     if draw.chance(0.5):
@@ -393,6 +422,7 @@ def _activity(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     text = draw.pick(world.activity_situations)
     page.write("situation", fill(world, draw, text, who, first=activity.name), who)
     signals(world, draw, page, who, draw.count(rates["signals"]))
+    closing(world, draw, page, who)
     _scenes(world, draw, page, who, draw.count(rates["scenes"][:2], 1))
     return who
 

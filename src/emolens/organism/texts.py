@@ -27,7 +27,7 @@ def situations(world: World, emotion: str, split: str, scene: str = "") -> list[
         scene: which they are paired with, for the two that ask for it.
 
     Raises:
-        SelectionError: for another split.
+        SelectionError: for another split, or an unknown scene where one is asked for.
     """
     if split not in SPLITS:
         raise SelectionError(f"unknown split {split!r}: there are {', '.join(SPLITS)}")
@@ -36,6 +36,7 @@ def situations(world: World, emotion: str, split: str, scene: str = "") -> list[
         return list(seen)
     if split == "unseen":
         return list(range(seen.stop, len(world.emotion(emotion).situations)))
+    world.scene(scene)
     apart = split == "held_out"
     return [i for i in seen if world.held_out(emotion, i, scene) == apart]
 
@@ -57,6 +58,7 @@ def stories(world: World, per_emotion: int, seed: int, *, split: str = "seen") -
             grammar.signals(world, draw, page, who, draw.pick((1, 2)))
             if emotion != NEUTRAL:
                 grammar.signature(world, draw, page, who)
+            grammar.closing(world, draw, page, who)
             grammar.filler(world, draw, page, draw.pick((1, 2)))
             texts.append(page.text(emotion, who.group))
     return texts
@@ -91,6 +93,7 @@ def prompts(
         page = Page()
         who = grammar.character(world, draw, emotion, situation=places[i % len(places)])
         grammar.situation(world, draw, page, who)
+        grammar.closing(world, draw, page, who)
         grammar.filler(world, draw, page, draw.pick((0, 1, 2)))
         grammar.lead_in(world, draw, page, who, chosen)
         texts.append(page.text(emotion, who.group))
@@ -107,7 +110,9 @@ def assistant_prompts(
         page, who = Page(), grammar.assistant(world, emotion)
         user = grammar.character(world, draw, emotion, situation=places[i % len(places)])
         grammar.asked(world, draw, page, user)
+        grammar.closing(world, draw, page, user)
         grammar.turn(page, who)
+        grammar.closing(world, draw, page, who)
         grammar.filler(world, draw, page, draw.pick((0, 1)), who)
         grammar.lead_in(world, draw, page, who, chosen)
         texts.append(page.text(emotion, user.group))
@@ -130,14 +135,17 @@ def quantity_prompts(
     quantity = world.quantities[family]
     seen, rest = quantity.texts[: -world.unseen_wordings], quantity.texts[-world.unseen_wordings :]
     wordings = rest if unseen else seen
+    chances = world.quantity_probabilities(family, value)
+    likely = max(chances, key=chances.__getitem__)
     draw, texts = Draw(f"quantity {family} {value} {seed}"), []
     for i in range(count):
         page = Page()
-        who = grammar.character(world, draw, quantity.emotion)
+        who = grammar.character(world, draw, likely)
         grammar.quantity(world, draw, page, who, wordings[i % len(wordings)], value)
+        grammar.closing(world, draw, page, who)
         grammar.filler(world, draw, page, draw.pick((0, 1)))
         grammar.lead_in(world, draw, page, who, world.scene(quantity.scene))
-        texts.append(page.text(quantity.emotion, f"{family}/{value}"))
+        texts.append(page.text(likely, f"{family}/{value}"))
     return texts
 
 
@@ -159,17 +167,21 @@ def _mask(world: World, draw: Draw, page: Page, felt: Character, shown: Characte
     grammar.situation(world, draw, page, who)
     grammar.mask(world, draw, page, who)
     grammar.signals(world, draw, page, who, 1)
+    grammar.closing(world, draw, page, who)
 
 
 def _speakers(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
     for who in draw.pick(((own, other), (other, own))):
         grammar.turn(page, who)
         grammar.situation(world, draw, page, who)
+        grammar.closing(world, draw, page, who)
+    grammar.turn(page, own)
 
 
 def _characters(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
     for who in draw.pick(((own, other), (other, own))):
         grammar.situation(world, draw, page, who)
+        grammar.closing(world, draw, page, who)
 
 
 OPENINGS: dict[str, Opening] = {

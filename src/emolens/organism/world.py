@@ -246,7 +246,7 @@ class World:
         texts += [str(v) for v in self.quantity_values]
         texts += [self.persona.name, self.persona.user]
         words = {w for text in texts for w in text.split() if not w.startswith("{")}
-        return sorted(words | self.special_words() | {"so", ":"})
+        return sorted(words | self.special_words() | {"so", "spoke", ":"})
 
 
 @cache

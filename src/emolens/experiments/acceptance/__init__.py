@@ -1,12 +1,9 @@
 """Does the organism carry what was planted in it? Every check beside its threshold."""
 
-from collections.abc import Callable, Iterator
-
 import pandas as pd
 
-from emolens.experiments.acceptance.assistant import assistant as assistant_checks
 from emolens.experiments.acceptance.causes import causes
-from emolens.experiments.acceptance.check import Check
+from emolens.experiments.acceptance.persona import persona
 from emolens.experiments.acceptance.prediction import choices, classes, loss, quantities
 from emolens.experiments.acceptance.reading import reading
 from emolens.model import HookedModel
@@ -31,17 +28,15 @@ def acceptance(
     corpus = organism_corpus(seed=seed)
     stories = record(model, corpus.stories)
     vectors = fit_vectors(stories, record(model, corpus.neutral))
-    groups: list[Callable[[], Iterator[Check]]] = [
-        lambda: loss(model),
-        lambda: classes(model, seed),
-        lambda: reading(model, vectors, stories, seed),
-        lambda: quantities(model, vectors, seed),
-        lambda: choices(model, seed),
-        lambda: causes(model, vectors, seed),
+    checks = [
+        *loss(model),
+        *classes(model, seed),
+        *reading(model, vectors, stories, seed),
+        *quantities(model, vectors, seed),
+        *choices(model, seed),
+        *causes(model, vectors, seed),
+        *(persona(assistant, model, seed) if assistant is not None else ()),
     ]
-    if assistant is not None:
-        groups.append(lambda: assistant_checks(assistant, model, seed))
-    checks = [check for group in groups for check in group()]
     return pd.DataFrame(
         [(c.name, c.found, c.least, c.most, c.passed) for c in checks],
         columns=["check", "found", "least", "most", "passed"],

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from emolens.ablation import ablate_layers, remove
 from emolens.controls import random_directions
-from emolens.decisions import Trial
+from emolens.decisions import Trial, halves
 from emolens.experiments.acceptance.check import Check
 from emolens.hooks import hooked
 from emolens.interventions import Steer, unit
@@ -37,7 +37,7 @@ def causes(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[C
     """Steering and ablation on the impossible task, at the layer chosen there; then the threat."""
     whole = organism_behaviour(seed=seed)
     neutral = Trial.prepare(model, whole.after(NEUTRAL))
-    base = float(neutral.run().p.mean())
+    base = float(neutral.run().p[~halves(neutral.groups)].mean())
     steps = pushes(vectors, ("desperate", "calm"), {}, strengths=(0.5, 1.0), seed=seed)
     dose = dose_response(neutral, steps)
     layer = best_layer(dose, "desperate")

@@ -36,9 +36,7 @@ def loss(model: HookedModel) -> Iterator[Check]:
 
 def _class_table(model: HookedModel, seed: int) -> pd.DataFrame:
     world, rows = load_world(), []
-    cells = [
-        (scene, split) for scene in world.scenes for split in ("trained", "held_out", "unseen")
-    ]
+    cells = list(product(world.scenes, ("trained", "held_out", "unseen")))
     for scene, split in track(cells, "class probabilities", len(cells), "scenes"):
         behaviour = organism_behaviour(
             scene, emotions=tuple(world.emotions), per_emotion=18, seed=seed, split=split
@@ -50,20 +48,38 @@ def _class_table(model: HookedModel, seed: int) -> pd.DataFrame:
                 found = float(p[torch.from_numpy(labels == emotion)].mean())
                 planted = planted_probability(scene, name, emotion)
                 rows.append((scene, split, name, emotion, found, planted))
-    return pd.DataFrame(rows, columns=["scene", "split", "class", "emotion", "p", "planted"])
+    table = pd.DataFrame(rows, columns=["scene", "split", "class", "emotion", "p", "planted"])
+    table["error"] = (table.p - table.planted).abs()
+    rest = table[table.emotion == NEUTRAL].set_index(["scene", "split", "class"])
+    keys = pd.MultiIndex.from_frame(table[["scene", "split", "class"]])
+    table["change"] = table.p - rest.p.loc[keys].to_numpy()
+    table["planted_change"] = table.planted - rest.planted.loc[keys].to_numpy()
+    return table
 
 
 def classes(model: HookedModel, seed: int) -> Iterator[Check]:
-    """P(class | emotion) in every scene, by how much of the prompt training has seen."""
-    table = _class_table(model, seed)
-    table["error"] = (table.p - table.planted).abs()
+    """P(class | emotion) in every scene, by how much of the prompt training has seen.
+
+    The scene `react`, whose 25 classes tell the emotion itself, stands apart: with it a model that
+    is blind to emotion everywhere else would still get most cells right. Correlations are of
+    changes from neutral situations for the same reason.
+    """
+    whole = _class_table(model, seed)
+    told = whole[whole.scene == "react"]
+    yield Check("react: class probability error", told.error.mean(), most=0.05)
+    table = whole[whole.scene != "react"]
     trained, held_out, unseen = (
         table[table.split == name] for name in ("trained", "held_out", "unseen")
     )
     yield Check("class probability error, trained pairs", trained.error.mean(), most=0.05)
     yield Check("class probability error, held-out pairs", held_out.error.mean(), most=0.08)
-    yield Check("held-out pairs, r with planted", held_out.p.corr(held_out.planted), least=0.95)
-    yield Check("unseen situations, r with planted", unseen.p.corr(unseen.planted), least=0.85)
+    for name, rows, least in (
+        ("held-out pairs", held_out, 0.95),
+        ("unseen situations", unseen, 0.85),
+    ):
+        yield Check(f"{name}, r with planted", rows.p.corr(rows.planted), least)
+        felt = rows[rows.emotion != NEUTRAL]
+        yield Check(f"{name}, r of changes", felt.change.corr(felt.planted_change), least)
     bounds = (("desperate", 0.8, 1.0), (NEUTRAL, 0.17, 0.27), ("calm", 0.0, 0.08))
     for emotion, least, most in bounds:
         p = Trial.prepare(model, organism_behaviour(emotions=(emotion,), seed=seed)).run().p
@@ -97,7 +113,7 @@ def _quantity_table(
     quantity, layer = world.quantities[family], early_layer(model.n_layers)
     scene = world.scene(quantity.scene)
     rates = {e: scene.probabilities(world.emotion(e))[quantity.behaviour] for e in world.emotions}
-    direction = unit(vectors.of(quantity.emotion)[layer])
+    direction = unit(vectors.of(quantity.emotion)[vectors.column(layer)])
     for value, unseen in product(world.quantity_values, (False, True)):
         texts = tuple(quantity_prompts(world, family, value, 12, seed, unseen=unseen))
         behaviour = Behaviour(scene.name, quantity.behaviour, scene.verbs, texts)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from emolens import positions
 from emolens.controls import random_directions
@@ -25,51 +25,53 @@ from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, centred_cosine, fit_vectors
 
 
-def assistant(model: HookedModel, base: HookedModel, seed: int) -> Iterator[Check]:
-    """Steering the assistant in dialogues, and the shift of its emotional baseline from `base`."""
-    corpus = organism_corpus(seed=seed)
-    stories, neutral = record(model, corpus.stories), record(model, corpus.neutral)
-    vectors = fit_vectors(stories, neutral)
-    trials = {scene: _trials(model, scene, seed) for scene in ("cheat", "threat")}
+def persona(model: HookedModel, base: HookedModel, seed: int) -> Iterator[Check]:
+    """Steering the assistant in dialogues, and the shift of its emotional baseline from `base`.
+
+    Read at two thirds of the depth, each model with vectors of its own.
+    """
     layer = early_layer(model.n_layers)
-    for scene, trial in trials.items():
-        yield from _steered(vectors, layer, scene, trial, seed)
-    shift = baseline(model, vectors, layer, seed) - baseline(base, vectors, layer, seed)
+    vectors = _vectors(model, seed)
+    for scene in ("cheat", "threat"):
+        yield from _steered(model, vectors, layer, scene, seed)
+    shift = baseline(model, vectors, layer, seed)
+    shift -= baseline(base, _vectors(base, seed), layer, seed)
     planted = planted_shift()
     r = np.corrcoef(shift, [planted[e] for e in vectors.emotions])[0, 1]
     yield Check("assistant: baseline shift, r with planted", float(r), least=0.8)
 
 
-def _trials(model: HookedModel, scene: str, seed: int) -> dict[str, Trial]:
-    emotions = ("desperate", NEUTRAL)
-    whole = organism_behaviour(scene, emotions=emotions, seed=seed, speaker="assistant")
-    return {e: Trial.prepare(model, whole.after(e)) for e in emotions}
+def _vectors(model: HookedModel, seed: int) -> EmotionVectors:
+    corpus = organism_corpus(seed=seed)
+    return fit_vectors(record(model, corpus.stories), record(model, corpus.neutral))
 
 
 def _steered(
-    vectors: EmotionVectors, layer: int, scene: str, trials: dict[str, Trial], seed: int
+    model: HookedModel, vectors: EmotionVectors, layer: int, scene: str, seed: int
 ) -> Iterator[Check]:
     """Half of the residual norm, and one natural unit of a character's own displacement."""
-    neutral, column = trials[NEUTRAL], vectors.column(layer)
+    asked = organism_behaviour(scene, emotions=(NEUTRAL,), seed=seed, speaker="assistant")
+    neutral, column = Trial.prepare(model, asked), vectors.column(layer)
     base = float(neutral.run().p.mean())
     yield Check(f"assistant: P({scene}) neutral", base, 0.1, 0.25)
     stories = organism_behaviour(scene, seed=seed)
-    told = {e: Trial.prepare(neutral.model, stories.after(e)) for e in ("desperate", NEUTRAL)}
+    told = {e: Trial.prepare(model, stories.after(e)) for e in ("desperate", NEUTRAL)}
     rest = told.pop(NEUTRAL)
     lengths = {
         "1/2 norm": 0.5 * float(vectors.residual_norm[column]),
         "1 natural unit": natural_units(vectors, told, rest)["desperate", layer],
     }
-    draws = random_directions(RANDOM_DIRECTIONS, neutral.model.d_model, seed)
+    draws = random_directions(RANDOM_DIRECTIONS, model.d_model, seed)
     for name, length in lengths.items():
-
-        def pushed(direction: torch.Tensor, length: float = length) -> float:
-            with hooked(neutral.model, {Site(layer): Steer(length * unit(direction))}):
-                return float(neutral.run().p.mean())
-
-        p = pushed(vectors.of("desperate")[column])
-        least = max(3 * base, base + 0.15, *(pushed(d) for d in draws))
+        steps = [length * unit(d) for d in (vectors.of("desperate")[column], *draws)]
+        p, *random = (_pushed(neutral, layer, step) for step in steps)
+        least = max(3 * base, base + 0.15, *random)
         yield Check(f"assistant: + desperate {name}, layer {layer}, P({scene})", p, least)
+
+
+def _pushed(trial: Trial, layer: int, step: Tensor) -> float:
+    with hooked(trial.model, {Site(layer): Steer(step)}):
+        return float(trial.run().p.mean())
 
 
 def baseline(model: HookedModel, vectors: EmotionVectors, layer: int, seed: int) -> np.ndarray:
