@@ -328,14 +328,14 @@ def test_prompts_end_right_before_the_decision_and_tell_nothing_but_the_situatio
 
 @pytest.mark.parametrize("opening", list(texts.OPENINGS))
 def test_contrasts_hold_two_emotions_and_end_with_whose_decision_it_is(opening):
-    for text, other in texts.contrasts(WORLD, opening, "cheat", 30, 0):
+    for text, other in texts.contrasts(WORLD, opening, 30, 0):
         words = text.text.split()
         assert other not in (text.emotion, NEUTRAL)
         assert words[-2:] in (["so", "she"], ["so", "he"])
         told = {WORLD.emotion(other).name, WORLD.emotion(other).synonym} & set(words)
-        assert bool(told) == (opening == "masked")
+        assert bool(told) == (opening == "mask")
         told = [text.text[s.start : s.end] for s in text.spans if s.name == "situation"]
-        assert len(told) == (1 if opening == "masked" else 2)
+        assert len(told) == (1 if opening == "mask" else 2)
         template = WORLD.emotion(text.emotion).situations[int(text.group.split("/")[1])]
         [own] = [s for s in told if fits(s, template)]
         [name] = set(own.split()) & set(WORLD.names[words[-1]])

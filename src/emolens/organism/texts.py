@@ -162,53 +162,65 @@ def choice_prompts(world: World, pairs: Sequence[tuple[str, str]], seed: int) ->
 Opening = Callable[[World, Draw, Page, Character, Character], None]
 
 
-def _mask(world: World, draw: Draw, page: Page, felt: Character, shown: Character) -> None:
-    who = Character(felt.name, felt.pronouns, felt.felt, shown.felt, felt.situation)
+def _mask(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
+    who = Character(own.name, own.pronouns, own.felt, other.felt, own.situation)
     grammar.situation(world, draw, page, who)
     grammar.mask(world, draw, page, who)
     grammar.signals(world, draw, page, who, 1)
     grammar.closing(world, draw, page, who)
+    grammar.lead_in(world, draw, page, who, world.scene("cheat"))
 
 
-def _speakers(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
+def _turn(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
+    grammar.turn(page, other)
+    grammar.situation(world, draw, page, other)
+    grammar.closing(world, draw, page, other)
+    grammar.turn(page, own)
+    grammar.situation(world, draw, page, own)
+    page.write("lead_in", ["so", own.pronouns["she"]], own)
+
+
+def _dialogue(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
     for who in draw.pick(((own, other), (other, own))):
         grammar.turn(page, who)
         grammar.situation(world, draw, page, who)
         grammar.closing(world, draw, page, who)
     grammar.turn(page, own)
+    grammar.lead_in(world, draw, page, own, world.scene("cheat"))
 
 
-def _characters(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
+def _two_characters(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
     for who in draw.pick(((own, other), (other, own))):
         grammar.situation(world, draw, page, who)
         grammar.closing(world, draw, page, who)
+    grammar.filler(world, draw, page, draw.pick((0, 1)))
+    grammar.lead_in(world, draw, page, own, world.scene("cheat"))
 
 
 OPENINGS: dict[str, Opening] = {
-    "masked": _mask,
-    "dialogue": _speakers,
-    "two_characters": _characters,
+    "mask": _mask,
+    "turn": _turn,
+    "dialogue": _dialogue,
+    "two_characters": _two_characters,
 }
 
 
-def contrasts(
-    world: World, opening: str, scene: str, count: int, seed: int
-) -> list[tuple[Text, str]]:
-    """Prompts in which two emotions stand and one of them is felt by who decides.
+def contrasts(world: World, opening: str, count: int, seed: int) -> list[tuple[Text, str]]:
+    """Prompts in which two emotions stand; one is felt by whose the last word is.
 
     Args:
         world: the causal graph.
-        opening: `"masked"`, the other is shown by the same character; `"dialogue"` or
-            `"two_characters"`, it is felt by the other speaker or character.
-        scene: which decision the text leads to.
+        opening: `"mask"`, the other is shown by the same character, who then decides; `"turn"`,
+            it is felt by another speaker, and the text ends at the end of the second one's turn;
+            `"dialogue"` or `"two_characters"`, one of two speakers or characters later decides.
         count: how many texts; the two emotions are drawn.
         seed: of every choice.
 
     Returns:
         Each text, its `emotion` the one that is felt, and the name of the other emotion.
     """
-    chosen, felt = world.scene(scene), [e for e in world.emotions if e != NEUTRAL]
-    draw, texts = Draw(f"{opening} {scene} {seed}"), []
+    felt = [e for e in world.emotions if e != NEUTRAL]
+    draw, texts = Draw(f"{opening} {seed}"), []
     for _ in range(count):
         page, first = Page(), draw.pick(felt)
         second = draw.pick([e for e in felt if e != first])
@@ -220,7 +232,5 @@ def contrasts(
             for e, p in zip((first, second), pronouns, strict=True)
         )
         OPENINGS[opening](world, draw, page, own, other)
-        grammar.filler(world, draw, page, draw.pick((0, 1)))
-        grammar.lead_in(world, draw, page, own, chosen)
         texts.append((page.text(first, own.group), second))
     return texts

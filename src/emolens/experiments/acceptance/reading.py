@@ -49,16 +49,23 @@ def _accuracy(probe: pd.DataFrame, layer: int) -> float:
     return float(probe[(probe.method == "logistic") & (probe.layer == layer)].accuracy.iloc[0])
 
 
+CONTRASTS = {
+    "mask": "felt against shown",
+    "turn": "own against other speaker, end of turn",
+    "dialogue": "own against other speaker, later decision",
+}
+
+
 def felt(model: HookedModel, vectors: EmotionVectors, layer: int, seed: int) -> Iterator[Check]:
-    """Which of two emotions in a text is felt by who decides (chance .5)?"""
-    names = {"masked": "felt against shown", "dialogue": "own against other speaker"}
-    for opening, name in names.items():
-        drawn = contrasts(load_world(), opening, "cheat", 400, seed)
-        texts, others = tuple(t for t, _ in drawn), [other for _, other in drawn]
+    """Which of two emotions in a text is felt, at its last word (chance .5)?"""
+    column = vectors.column(layer)
+    for opening, name in CONTRASTS.items():
+        drawn = contrasts(load_world(), opening, 400, seed)
+        texts = tuple(text for text, _ in drawn)
         residual = record(model, texts, layers=[layer], positions=positions.last).at(layer)
-        column = vectors.column(layer)
         cosine = centred_cosine(vectors.at(layer), vectors.mean[column], residual)
         rows = torch.arange(len(texts))
-        felt = cosine[rows, [vectors.row(t.emotion) for t in texts]]
-        other = cosine[rows, [vectors.row(e) for e in others]]
-        yield Check(f"{name}, balanced accuracy", float((felt > other).float().mean()), least=0.85)
+        own = cosine[rows, [vectors.row(text.emotion) for text in texts]]
+        other = cosine[rows, [vectors.row(emotion) for _, emotion in drawn]]
+        right = float((own > other).double().mean())
+        yield Check(f"{name}, balanced accuracy (chance .5)", right, least=0.85)
