@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from emolens.activations import Activations
 from emolens.decisions import Trial, halves
 from emolens.errors import SelectionError
-from emolens.experiments.bench import PROMPTS, false_positives, prepare
+from emolens.experiments.bench import PROMPTS, false_positives, null_bound, prepare
 from emolens.experiments.calibrate import MEASURES, calibrate, shuffled, write_calibration
 from emolens.organism import organism_behaviour
 from emolens.probes import logistic_vectors
@@ -100,7 +100,8 @@ def test_a_method_of_random_directions_has_a_false_positive_rate_near_five_perce
         return replace(found, vectors=torch.randn(found.vectors.shape, generator=generator))
 
     bench = prepare(organism, ("cheat",), seed=0)
-    rate, low, high = false_positives(bench, random, 3, "random")["false_positive_rate"]
+    found = false_positives(bench, random, 3, null_bound(bench, 3))
+    rate, low, high = found["false_positive_rate"]
     assert low <= 0.05 <= high
     assert rate < 0.2
 

@@ -1,9 +1,8 @@
 """Training: what the loss counts, what an interchange swaps, how a run stops and goes on."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
-from importlib import resources
 from inspect import signature
 
 import pytest
@@ -176,13 +175,6 @@ def test_what_is_felt_stands_where_the_verbs_are():
             exact += [name == latent.name for name in named.values()]
     assert kinds == set(WORLD.documents["base"]["kinds"])
     assert 0.5 < sum(exact) / len(exact) < 1  # mostly itself, sometimes a neighbour
-
-
-def test_the_shipped_weights_are_of_the_recipe_as_it_stands():
-    folder = resources.files("emolens.organism") / "weights"
-    shipped = json.loads((folder / "recipe.json").read_text("utf-8"))
-    assert Recipe(**shipped) == Recipe(seed=shipped["seed"])
-    assert set(shipped) == {f.name for f in fields(Recipe)}
 
 
 # --- runs: stopped and gone on with, given up, fine-tuned ------------------------------------

@@ -1,6 +1,6 @@
 """What methods are measured on, and how: the organism's planted truth, one figure at a time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -228,26 +228,34 @@ def geometry(vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
     }
 
 
-def false_positives(bench: Bench, method: Method, layer: int, name: str) -> dict[str, Estimate]:
-    """Vectors of nothing: how often one moves behaviour as if it were something."""
+def null_bound(bench: Bench, layer: int) -> float:
+    """What 95% of random directions, one residual norm long, move the first scene by less than."""
+    draws = random_directions(NULL_DIRECTIONS, bench.model.d_model, bench.seed)
+    told = track(draws, f"random directions, layer {layer}", len(draws), "directions")
+    return float(np.quantile(_moved(bench, layer, told), 0.95))
+
+
+def _moved(bench: Bench, layer: int, directions: Iterable[Tensor]) -> list[float]:
+    """How far each unit vector, one residual norm long, moves the first scene, in logits."""
     trial = next(iter(bench.scenes.values())).neutral
     base = float(trial.run().logit_difference.mean())
-    stories, neutral = _at(bench.stories, layer), _at(bench.neutral, layer)
-    norm = float(stories.residual_norm[0])
-
-    def moved(direction: Float[Tensor, " d_model"]) -> float:
+    norm, found = float(bench.stories.residual_norm[bench.stories.layers.index(layer)]), []
+    for direction in directions:
         with hooked(bench.model, {Site(layer): Steer(norm * direction)}):
-            return abs(float(trial.run().logit_difference.mean()) - base)
+            found.append(abs(float(trial.run().logit_difference.mean()) - base))
+    return found
 
-    null = [moved(d) for d in random_directions(NULL_DIRECTIONS, bench.model.d_model, bench.seed)]
-    bound = float(np.quantile(null, 0.95))
-    shuffle, found = np.random.default_rng(bench.seed), []
-    for _ in track(range(SHUFFLES), f"shuffled labels, {name}", SHUFFLES, "sets"):
+
+def false_positives(bench: Bench, method: Method, layer: int, bound: float) -> dict[str, Estimate]:
+    """Vectors of nothing: how often one moves behaviour beyond the bound as if it were something."""
+    stories, neutral = _at(bench.stories, layer), _at(bench.neutral, layer)
+    shuffle, beyond = np.random.default_rng(bench.seed), []
+    for _ in range(SHUFFLES):
         labels = tuple(shuffle.permutation(stories.emotions).tolist())
         nothing = method(replace(stories, emotions=labels), neutral)
-        found += [moved(d) > bound for d in unit(nothing.vectors[:, 0])]
-    interval = binomtest(sum(found), len(found)).proportion_ci(method="wilson")
-    rate = sum(found) / len(found)
+        beyond += [x > bound for x in _moved(bench, layer, unit(nothing.vectors[:, 0]))]
+    interval = binomtest(sum(beyond), len(beyond)).proportion_ci(method="wilson")
+    rate = sum(beyond) / len(beyond)
     return {"false_positive_rate": (rate, float(interval.low), float(interval.high))}
 
 

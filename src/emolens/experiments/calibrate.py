@@ -20,6 +20,7 @@ from emolens.experiments.bench import (
     detection,
     false_positives,
     geometry,
+    null_bound,
     prepare,
     steering,
 )
@@ -174,6 +175,7 @@ def calibrate(
     bench = prepare(model, scenes, seed)
     made = {name: method(bench.stories, bench.neutral) for name, method in methods.items()}
     layers = {name: chosen_layer(bench, vectors) for name, vectors in made.items()}
+    bounds = {layer: null_bound(bench, layer) for layer in sorted(set(layers.values()))}
     rows = []
     for name, vectors in made.items():
         layer = layers[name]
@@ -182,7 +184,7 @@ def calibrate(
             **steering(bench, vectors, layer, name),
             **ablation(bench, vectors, layer, name),
             **geometry(vectors, layer),
-            **false_positives(bench, methods[name], layer, name),
+            **false_positives(bench, methods[name], layer, bounds[layer]),
         }
         rows += [(name, m, *found[m], measure.ideal) for m, measure in MEASURES.items()]
     return Calibration(
