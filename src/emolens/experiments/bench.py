@@ -247,7 +247,7 @@ def _moved(bench: Bench, layer: int, directions: Iterable[Tensor]) -> list[float
 
 
 def false_positives(bench: Bench, method: Method, layer: int, bound: float) -> dict[str, Estimate]:
-    """Vectors of nothing: how often one moves behaviour beyond the bound as if it were something."""
+    """Vectors of nothing: how often one moves behaviour beyond the bound, as something would."""
     stories, neutral = _at(bench.stories, layer), _at(bench.neutral, layer)
     shuffle, beyond = np.random.default_rng(bench.seed), []
     for _ in range(SHUFFLES):
