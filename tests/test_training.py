@@ -248,7 +248,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, often, bas
         run(tmp_path / "whole")
     expected = contents(tmp_path / "whole")
     assert [record["tokens"] // 4_000 for record in expected[1]] == [0, 1, 2, 3]
-    assert len([name for name in expected[0] if WEIGHTS in name]) == (6 if job == "train" else 1)
+    folders = [name for name in expected[0] if WEIGHTS in name]
+    assert len(folders) >= 4 if job == "train" else len(folders) == 1
     for moment, (owner, name, call) in KILLS.items():
         stopped = tmp_path / moment
         with monkeypatch.context() as patch:

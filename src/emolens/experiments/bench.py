@@ -42,7 +42,7 @@ Method = Callable[[Activations, Activations], EmotionVectors]
 
 UNSEEN_PROMPTS = 8
 PROMPTS = 13
-NULL_DIRECTIONS = 1000
+NULL_DIRECTIONS = 400
 SHUFFLES = 4
 
 

@@ -83,7 +83,7 @@ MEASURES: Mapping[str, Measure] = {
     "false_positive_rate": Measure(
         0.05,
         "share of vectors from stories with shuffled labels that, one residual norm long, move "
-        "behaviour more than 95% of 1,000 random directions do",
+        "behaviour more than 95% of 400 random directions do",
     ),
 }
 
