@@ -89,7 +89,8 @@ def test_a_scorecard_is_saved_and_drawn(done, tmp_path):
     assert page.count("shuffled") > 8  # in the chart's data and in the table
     assert "http://" not in page.split("<script")[0]
     assert json.loads((tmp_path / "calibration.json").read_text())["schema"] == 1
-    assert (tmp_path / "methods.csv").read_text().startswith("method,measure,value,low,high,ideal")
+    told = (tmp_path / "tables" / "methods.csv").read_text()
+    assert told.startswith("method,measure,value,low,high,ideal")
 
 
 def test_a_method_of_random_directions_has_a_false_positive_rate_near_five_percent(organism):

@@ -149,7 +149,7 @@ def calibrate(
 ) -> None:
     """Measure every method against the organism's planted truth: which to trust, and how far.
 
-    In: the organism. Out: report.html, calibration.json, methods.csv, attribution.csv.
+    In: the organism. Out: report.html, calibration.json, tables.
     """
     from emolens.experiments.calibrate import METHODS, calibrate as job, write_calibration
     from emolens.experiments.reproduce import output_folder, prepare_folder

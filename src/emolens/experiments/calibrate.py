@@ -28,7 +28,7 @@ from emolens.model import HookedModel
 from emolens.organism import SCENES
 from emolens.probes import logistic_vectors
 from emolens.provenance import versions
-from emolens.report import Section, write_report
+from emolens.report import Section, write_report, write_tables
 from emolens.vectors import EmotionVectors, fit_vectors
 
 SCHEMA = 1
@@ -132,10 +132,9 @@ class Calibration:
         )
 
     def save(self, out: Path) -> None:
-        """Write `calibration.json` and the two tables as CSV into a folder that exists."""
+        """Write `calibration.json` and the tables into a folder that exists."""
         (out / "calibration.json").write_text(self.to_json() + "\n")
-        self.methods.to_csv(out / "methods.csv", index=False)
-        self.attribution.to_csv(out / "attribution.csv", index=False)
+        write_tables(out, {"methods": self.methods, "attribution": self.attribution})
 
 
 def calibrate(
@@ -197,14 +196,23 @@ def calibrate(
 
 def write_calibration(done: Calibration, path: Path) -> None:
     """Write a calibration as one HTML file that needs no network."""
-    facts = {name: str(fact) for name, fact in done.provenance.items()}
+    facts = {"model": str(done.provenance["model"]), "seed": str(done.provenance["seed"])}
     facts["layers"] = ", ".join(f"{name}: {layer}" for name, layer in done.layers.items())
+    facts["versions"] = ", ".join(f"{k} {v}" for k, v in versions().items())
     found = Section(
         "Which method to trust, and how wrong it tends to be",
-        "; ".join(f"{name}: {measure.meaning}" for name, measure in MEASURES.items()) + ".",
+        "Each method on the organism's planted truth, with 95% intervals.",
         figures.calibration(done.methods),
         done.methods,
         "methods",
+    )
+    meaning = Section(
+        "What each figure says",
+        "And what it would be for a perfect method.",
+        table=pd.DataFrame(
+            [(name, measure.ideal, measure.meaning) for name, measure in MEASURES.items()],
+            columns=["figure", "perfect", "meaning"],
+        ),
     )
     ways = Section(
         "Ways of attribution against exact steering",
@@ -213,4 +221,4 @@ def write_calibration(done: Calibration, path: Path) -> None:
         table=done.attribution,
         table_file="attribution",
     )
-    write_report(path, title="Calibration of methods", facts=facts, sections=[found, ways])
+    write_report(path, title="Calibration of methods", facts=facts, sections=[found, meaning, ways])

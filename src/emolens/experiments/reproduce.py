@@ -32,6 +32,7 @@ from emolens.probes import group_folds, probe_layers, text_baseline
 from emolens.provenance import versions
 from emolens.readout import logit_lens
 from emolens.recording import record
+from emolens.report import write_tables
 from emolens.statistics import clustered_interval
 from emolens.steering import best_layer, dose_response, natural_units, pushes
 from emolens.text import NEUTRAL
@@ -91,11 +92,7 @@ class Reproduction:
 
     def save(self, out: Path) -> None:
         """Write tables, vectors and `summary.json` into a folder that exists."""
-        tables = out / "tables"
-        tables.mkdir(exist_ok=True)
-        for name, table in self.tables.items():
-            table.to_csv(tables / f"{name}.csv", index=False)
-            table.to_parquet(tables / f"{name}.parquet", index=False)
+        write_tables(out, self.tables)
         if self.vectors is not None:
             self.vectors.save(out / "vectors.safetensors")
         (out / "summary.json").write_text(json.dumps(_finite(self.summary), indent=1) + "\n")

@@ -60,6 +60,15 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write each table as CSV and Parquet into `tables/` of a folder that exists."""
+    inner = folder / "tables"
+    inner.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(inner / f"{name}.csv", index=False)
+        table.to_parquet(inner / f"{name}.parquet", index=False)
+
+
 def _spec(chart: alt.TopLevelMixin) -> Markup:
     """A chart as JSON that cannot end the script element it stands in."""
     text = json.dumps(chart.to_dict(), allow_nan=False)
