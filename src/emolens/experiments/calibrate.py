@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from emolens import figures
 from emolens.activations import Activations
 from emolens.errors import SelectionError
 from emolens.experiments.bench import (
+    NULL_DIRECTIONS,
     Method,
     ablation,
     attribution,
@@ -83,7 +85,7 @@ MEASURES: Mapping[str, Measure] = {
     "false_positive_rate": Measure(
         0.05,
         "share of vectors from stories with shuffled labels that, one residual norm long, move "
-        "behaviour more than 95% of 400 random directions do",
+        f"behaviour more than 95% of {NULL_DIRECTIONS} random directions do",
     ),
 }
 
@@ -103,7 +105,7 @@ class Calibration:
     methods: pd.DataFrame
     layers: Mapping[str, int]
     attribution: pd.DataFrame
-    provenance: Mapping[str, object]
+    provenance: Mapping[str, Any]
 
     def __repr__(self) -> str:
         """A line a method."""
@@ -198,7 +200,7 @@ def write_calibration(done: Calibration, path: Path) -> None:
     """Write a calibration as one HTML file that needs no network."""
     facts = {"model": str(done.provenance["model"]), "seed": str(done.provenance["seed"])}
     facts["layers"] = ", ".join(f"{name}: {layer}" for name, layer in done.layers.items())
-    facts["versions"] = ", ".join(f"{k} {v}" for k, v in versions().items())
+    facts["versions"] = ", ".join(f"{k} {v}" for k, v in done.provenance["versions"].items())
     found = Section(
         "Which method to trust, and how wrong it tends to be",
         "Each method on the organism's planted truth, with 95% intervals.",

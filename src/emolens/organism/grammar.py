@@ -171,11 +171,9 @@ def assistant(world: World, felt: str) -> Character:
     return Character(world.persona.name, world.pronouns["it"], latent, latent)
 
 
-def _drawn(
-    world: World, draw: Draw, emotions: Sequence[str] = (), *, pronoun: str | None = None
-) -> Character:
+def _drawn(world: World, draw: Draw, *, pronoun: str | None = None) -> Character:
     """A character in a drawn state, brought about by a drawn situation that training may see."""
-    felt = draw.pick(emotions or tuple(world.emotions))
+    felt = draw.pick(tuple(world.emotions))
     situation = draw.pick(world.seen_situations(felt))
     return character(world, draw, felt, situation=situation, pronoun=pronoun)
 

@@ -35,7 +35,7 @@ def acceptance(
         *quantities(model, vectors, seed),
         *choices(model, seed),
         *causes(model, vectors, seed),
-        *(persona(assistant, model, seed) if assistant is not None else ()),
+        *(persona(assistant, model, vectors, seed) if assistant is not None else ()),
     ]
     return pd.DataFrame(
         [(c.name, c.found, c.least, c.most, c.passed) for c in checks],

@@ -13,11 +13,7 @@ from emolens.experiments.acceptance.check import Check
 from emolens.hooks import hooked
 from emolens.interventions import Steer, unit
 from emolens.model import HookedModel
-from emolens.organism import (
-    most_raised,
-    organism_behaviour,
-    planted_probability,
-)
+from emolens.organism import most_raised, organism_behaviour, planted_probability
 from emolens.organism.losses import early_layer
 from emolens.organism.world import load_world
 from emolens.progress import track
@@ -73,16 +69,20 @@ def _threat(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[
     natural = natural_units(vectors, trials, neutral)
     yield Check("P(threat) neutral", base, 0.17, 0.27)
 
-    def pushed(direction: Tensor, length: float) -> float:
-        with hooked(model, {Site(layer): Steer(length * unit(direction))}):
-            return float(neutral.run().p.mean())
-
     for emotion, least, most in (("desperate", 0.6, 1.0), ("calm", 0.0, 0.05)):
-        p = pushed(vectors.of(emotion)[vectors.column(layer)], natural[emotion, layer])
+        direction = unit(vectors.of(emotion)[vectors.column(layer)])
+        p = pushed(neutral, layer, natural[emotion, layer] * direction)
         yield Check(f"+ {emotion} 1 natural unit, layer {layer}, P(threat)", p, least, most)
     draws = random_directions(RANDOM_DIRECTIONS, model.d_model, seed)
-    off = [abs(pushed(d, natural["desperate", layer] / 2) - base) for d in draws]
+    half = natural["desperate", layer] / 2
+    off = [abs(pushed(neutral, layer, half * d) - base) for d in draws]
     yield Check("20 random 1/2 natural unit, P(threat) off by", max(off), most=0.1)
+
+
+def pushed(trial: Trial, layer: int, step: Tensor) -> float:
+    """P(behaviour) with a step added at one layer, at every position."""
+    with hooked(trial.model, {Site(layer): Steer(step)}):
+        return float(trial.run().p.mean())
 
 
 def _changes_r(model: HookedModel, vectors: EmotionVectors, layer: int, seed: int) -> float:

@@ -3,47 +3,39 @@
 from collections.abc import Iterator
 
 import numpy as np
-from torch import Tensor
 
 from emolens import positions
 from emolens.controls import random_directions
 from emolens.decisions import Trial
+from emolens.experiments.acceptance.causes import pushed
 from emolens.experiments.acceptance.check import Check
-from emolens.hooks import hooked
-from emolens.interventions import Steer, unit
+from emolens.interventions import unit
 from emolens.model import HookedModel
 from emolens.organism import organism_behaviour, organism_corpus, planted_shift
 from emolens.organism.losses import early_layer
 from emolens.organism.world import load_world
 from emolens.recording import record
-from emolens.sites import Site
-from emolens.steering import (
-    RANDOM_DIRECTIONS,
-    natural_units,
-)
+from emolens.steering import RANDOM_DIRECTIONS, natural_units
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, centred_cosine, fit_vectors
 
 
-def persona(model: HookedModel, base: HookedModel, seed: int) -> Iterator[Check]:
+def persona(
+    model: HookedModel, base: HookedModel, base_vectors: EmotionVectors, seed: int
+) -> Iterator[Check]:
     """Steering the assistant in dialogues, and the shift of its emotional baseline from `base`.
 
     Read at two thirds of the depth, each model with vectors of its own.
     """
-    layer = early_layer(model.n_layers)
-    vectors = _vectors(model, seed)
+    layer, corpus = early_layer(model.n_layers), organism_corpus(seed=seed)
+    vectors = fit_vectors(record(model, corpus.stories), record(model, corpus.neutral))
     for scene in ("cheat", "threat"):
         yield from _steered(model, vectors, layer, scene, seed)
     shift = baseline(model, vectors, layer, seed)
-    shift -= baseline(base, _vectors(base, seed), layer, seed)
+    shift -= baseline(base, base_vectors, layer, seed)
     planted = planted_shift()
     r = np.corrcoef(shift, [planted[e] for e in vectors.emotions])[0, 1]
     yield Check("assistant: baseline shift, r with planted", float(r), least=0.8)
-
-
-def _vectors(model: HookedModel, seed: int) -> EmotionVectors:
-    corpus = organism_corpus(seed=seed)
-    return fit_vectors(record(model, corpus.stories), record(model, corpus.neutral))
 
 
 def _steered(
@@ -64,14 +56,9 @@ def _steered(
     draws = random_directions(RANDOM_DIRECTIONS, model.d_model, seed)
     for name, length in lengths.items():
         steps = [length * unit(d) for d in (vectors.of("desperate")[column], *draws)]
-        p, *random = (_pushed(neutral, layer, step) for step in steps)
+        p, *random = (pushed(neutral, layer, step) for step in steps)
         least = max(3 * base, base + 0.15, *random)
         yield Check(f"assistant: + desperate {name}, layer {layer}, P({scene})", p, least)
-
-
-def _pushed(trial: Trial, layer: int, step: Tensor) -> float:
-    with hooked(trial.model, {Site(layer): Steer(step)}):
-        return float(trial.run().p.mean())
 
 
 def baseline(model: HookedModel, vectors: EmotionVectors, layer: int, seed: int) -> np.ndarray:

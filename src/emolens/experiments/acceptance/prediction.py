@@ -12,18 +12,13 @@ from emolens.decisions import Trial
 from emolens.experiments.acceptance.check import Check
 from emolens.interventions import unit
 from emolens.model import HookedModel
-from emolens.organism import (
-    organism_behaviour,
-    planted_probability,
-)
+from emolens.organism import organism_behaviour, planted_probability
 from emolens.organism.checks import validation_gap
 from emolens.organism.losses import early_layer
 from emolens.organism.texts import choice_prompts, quantity_prompts
 from emolens.organism.world import load_world
 from emolens.progress import track
-from emolens.steering import (
-    decision_residuals,
-)
+from emolens.steering import decision_residuals
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors
 
