@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         text_baseline as text_baseline,
     )
     from emolens.readout import logit_lens as logit_lens
-    from emolens.recording import record as record
+    from emolens.recording import record as record, record_at as record_at
     from emolens.sites import Site as Site
     from emolens.steering import (
         best_layer as best_layer,
@@ -93,6 +93,7 @@ _ROOMS = {
     "pushes": "steering",
     "reading": "hooks",
     "record": "recording",
+    "record_at": "recording",
     "reproduce": "experiments.reproduce",
     "similarity": "geometry",
     "text_baseline": "probes",

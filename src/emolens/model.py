@@ -99,14 +99,12 @@ class HookedModel:
         The tokenizer's own special tokens are added once, as Hugging Face does by default.
         """
         strings = [t.text if isinstance(t, Text) else t for t in texts]
-        lengths = [len(ids) for ids in self.tokenizer(strings)["input_ids"]]
-        cut = tuple(i for i, n in enumerate(lengths) if n > self.n_ctx)
-        rows = self.tokenizer(
-            strings,
-            truncation=bool(cut),
-            max_length=self.n_ctx if cut else None,
-            return_offsets_mapping=True,
-        )
+        rows = self.tokenizer(strings, return_offsets_mapping=True)
+        cut = tuple(i for i, row in enumerate(rows["input_ids"]) if len(row) > self.n_ctx)
+        if cut:  # again, so that an encoder keeps its closing token
+            rows = self.tokenizer(
+                strings, truncation=True, max_length=self.n_ctx, return_offsets_mapping=True
+            )
         width = max(map(len, rows["input_ids"]))
         fill = self.tokenizer.pad_token_id or 0
         ids = torch.full((len(strings), width), fill)
@@ -123,14 +121,10 @@ class HookedModel:
         self,
         ids: Int[Tensor, "text token"],
         mask: Bool[Tensor, "text token"],
-        *,
-        stop_at_layer: int | None = None,
     ) -> Float[Tensor, "text token out"]:
-        """Logits, or the residual that enters block `stop_at_layer`; hooks in force apply."""
+        """Logits; hooks in force apply."""
         ids, mask = ids.to(self.device), mask.to(self.device)
-        if stop_at_layer is not None and stop_at_layer >= self.n_layers:
-            stop_at_layer = None  # hosts disagree on what stopping after the last block returns
-        return self.host(ids, attention_mask=mask.long(), stop_at_layer=stop_at_layer)
+        return self.host(ids, attention_mask=mask.long())
 
     def unembed(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
         """Final norm and unembedding of residual vectors: the logit lens.

@@ -36,7 +36,7 @@ def progress_bar() -> Progress:
     """A bar with count, rate, time spent and time left; add tasks with `unit=`."""
     return Progress(
         TextColumn("{task.description:<26}"),
-        BarColumn(bar_width=16),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),

@@ -1,22 +1,30 @@
-"""Corpus to pooled activations: one forward pass for all layers, nothing per token kept."""
+"""Corpus to pooled activations: one pass for all layers and rules, nothing per token kept."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.activations import Activations
-from emolens.errors import CorpusError
+from emolens.errors import CorpusError, SelectionError
 from emolens.hooks import hooked
-from emolens.interventions import Intervention
+from emolens.interventions import Intervention, Residual
 from emolens.model import HookedModel
 from emolens.positions import PositionRule, pick, story
-from emolens.progress import track
+from emolens.progress import progress_bar
+from emolens.resume import Ledger
 from emolens.sites import Site
-from emolens.text import Text, Tokens
+from emolens.text import Text
+
+BATCH_TOKENS = 8192
+ENCODED = 1000  # texts that are tokenised at a time
 
 
 def record(
@@ -25,23 +33,30 @@ def record(
     *,
     layers: Sequence[int] | None = None,
     positions: PositionRule = story,
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
+    folder: Path | str | None = None,
 ) -> Activations:
     """Mean residual of each text at every layer, over the tokens that a rule picks.
 
-    Sums are kept in float64 whatever the model runs in. The result does not depend on the
-    order of texts, on batch size or on padding.
+    The run ends after the last layer that is asked for; logits are never computed. The result does
+    not depend on the order of texts, on batch size or on padding (but for rounding: 1e-5).
 
     Args:
         model: the hooked model.
         texts: what to read.
         layers: 0-based blocks; all of them by default.
         positions: which tokens; the default is the rule for stories.
-        batch_tokens: most tokens of a batch, padding included; lower it if memory runs out.
+        batch_tokens: most tokens of a batch, padding included. A batch for which memory does not
+            suffice is halved, and a line says so.
+        folder: where to keep what was read so far, and the result. A run that was killed and is
+            started again with the same folder goes on, and ends with the same bytes (on one
+            machine, with as many threads).
 
     Raises:
         CorpusError: if there are no texts.
-        SelectionError: for an unknown layer, or a rule that picks no token of a text.
+        SelectionError: for an unknown layer, a rule that picks no token of a text, or a text that
+            does not fit into memory.
+        ArtefactError: if the folder holds a recording of another model, other texts or positions.
 
     >>> import emolens
     >>> model = emolens.load("organism")
@@ -49,58 +64,190 @@ def record(
     >>> emolens.record(model, stories, layers=[3])
     Activations(50 texts of 24 emotions, 1 layers, d_model 128, model 'organism')
     """
+    rules = {"": positions}
+    found = record_at(model, texts, rules, layers=layers, batch_tokens=batch_tokens, folder=folder)
+    return found[""]
+
+
+def record_at(
+    model: HookedModel,
+    texts: Sequence[Text],
+    rules: Mapping[str, PositionRule],
+    *,
+    layers: Sequence[int] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    folder: Path | str | None = None,
+) -> dict[str, Activations]:
+    """What `record` gives for each of several position rules, from one pass.
+
+    Args:
+        model: the hooked model.
+        texts: what to read.
+        rules: position rules, under names of your own.
+        layers: as in `record`.
+        batch_tokens: as in `record`.
+        folder: as in `record`.
+
+    Raises:
+        CorpusError: if there are no texts.
+        SelectionError: as in `record`.
+        ArtefactError: as in `record`.
+
+    >>> import emolens
+    >>> from emolens import positions
+    >>> model = emolens.load("organism")
+    >>> stories = emolens.organism_stories(per_emotion=2)
+    >>> rules = {"story": positions.story, "last": positions.last}
+    >>> sorted(emolens.record_at(model, stories, rules, layers=[3]))
+    ['last', 'story']
+    """
     if not texts:
         raise CorpusError("no texts to read: the corpus is empty")
     chosen = model.check_layers(layers if layers is not None else range(model.n_layers))
-    tokens = model.tokenize(texts)
-    picked = pick(positions, texts, tokens)
-    sums = torch.zeros(len(texts), len(chosen), model.d_model, dtype=torch.float64)
-    norms = torch.zeros(len(chosen), dtype=torch.float64)
-    batches = list(_batches(tokens, batch_tokens))
-    stop = max(chosen) + 1
-    for rows in track(batches, f"reading {len(texts):,} texts", len(batches), "batches"):
-        width = int(tokens.mask[rows].sum(1).max())
-        mask = picked.mask[rows, :width]
-        pool = {
-            Site(layer): _pool(mask, sums, norms, rows, column)
-            for column, layer in enumerate(chosen)
-        }
-        with torch.inference_mode(), hooked(model, pool):
-            model.forward(tokens.ids[rows, :width], tokens.mask[rows, :width], stop_at_layer=stop)
-    counts = picked.mask.sum(1)
-    return Activations(
-        pooled=(sums / counts[:, None, None]).float(),
-        layers=chosen,
-        emotions=tuple(t.emotion for t in texts),
-        groups=tuple(t.group for t in texts),
-        residual_norm=(norms / counts.sum()).float(),
-        provenance=model.provenance(texts, dict(Counter(picked.used)), len(tokens.cut)),
+    encoded = _encode(model, texts, rules)
+    origin = model.provenance(texts, {}, encoded.cut)
+    made = [replace(origin, positions=dict(used)) for used in encoded.used]
+    ledger = Ledger.open(
+        Path(folder) if folder is not None else None,
+        tuple(_plan(encoded.lengths, batch_tokens)),
+        (len(rules), len(texts), len(chosen), model.d_model),
+        {
+            "model": [origin.fingerprint, origin.weights, origin.dtype],
+            "texts": origin.corpus,
+            "layers": chosen,
+            "positions": hashlib.sha256(encoded.picked.numpy().tobytes()).hexdigest(),
+        },
     )
+    _read(model, encoded, chosen, ledger)
+    return {
+        name: Activations(
+            pooled=ledger.pooled[i],
+            layers=chosen,
+            emotions=tuple(t.emotion for t in texts),
+            groups=tuple(t.group for t in texts),
+            residual_norm=ledger.norms[i].double().sum(0).div(encoded.picked[i].sum()).float(),
+            provenance=made[i],
+        )
+        for i, name in enumerate(rules)
+    }
 
 
-def _pool(
-    mask: Bool[Tensor, "row token"],
-    sums: Float[Tensor, "text layer d_model"],
-    norms: Float[Tensor, " layer"],
-    rows: Tensor,
-    column: int,
-) -> Intervention:
-    def change(residual: Tensor) -> Tensor:
-        weight = mask.to(residual.device, torch.float64)
-        wide = residual.double()
-        sums[rows, column] = einsum(wide, weight, "row tok d, row tok -> row d").cpu()
-        norms[column] += (wide.norm(dim=-1) * weight).sum().cpu()
-        return residual
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """All texts as one row of tokens, without padding."""
 
-    return change
+    ids: Int[Tensor, " token"]
+    picked: Bool[Tensor, "rule token"]
+    lengths: Int[Tensor, " text"]
+    used: tuple[Counter[str], ...]
+    cut: int
+
+    def padded(
+        self, rows: Int[Tensor, " row"]
+    ) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"], Bool[Tensor, "rule row token"]]:
+        """Ids, which of them are tokens, and which are picked, of some texts."""
+        lengths, ends = self.lengths[rows], self.lengths.cumsum(0)[rows]
+        column = torch.arange(int(lengths.max()))
+        mask = column < lengths[:, None]
+        at = ((ends - lengths)[:, None] + column).clamp(max=len(self.ids) - 1)
+        return self.ids[at].long(), mask, self.picked[:, at] & mask
 
 
-def _batches(tokens: Tokens, batch_tokens: int) -> Iterator[Tensor]:
-    """Rows of similar length together, at most `batch_tokens` with padding."""
-    lengths = tokens.mask.sum(1)
-    order = lengths.argsort(descending=True)
+def _encode(
+    model: HookedModel, texts: Sequence[Text], rules: Mapping[str, PositionRule]
+) -> _Encoded:
+    ids, picked, lengths, cut = [], [], [], 0
+    used: tuple[Counter[str], ...] = tuple(Counter() for _ in rules)
+    for start in range(0, len(texts), ENCODED):
+        some = texts[start : start + ENCODED]
+        tokens = model.tokenize(some)
+        found = [pick(rule, some, tokens) for rule in rules.values()]
+        for count, positions in zip(used, found, strict=True):
+            count.update(positions.used)
+        ids.append(tokens.ids[tokens.mask].int())
+        picked.append(torch.stack([positions.mask[tokens.mask] for positions in found]))
+        lengths.append(tokens.mask.sum(1))
+        cut += len(tokens.cut)
+    return _Encoded(torch.cat(ids), torch.cat(picked, 1), torch.cat(lengths), used, cut)
+
+
+def _plan(lengths: Int[Tensor, " text"], batch_tokens: int) -> Iterator[tuple[int, ...]]:
+    """Rows of similar length together, longest first, at most `batch_tokens` with padding."""
+    order = lengths.argsort(descending=True, stable=True)
     start = 0
     while start < len(order):
         size = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + size]
+        yield tuple(order[start : start + size].tolist())
         start += size
+
+
+def _read(model: HookedModel, encoded: _Encoded, layers: tuple[int, ...], ledger: Ledger) -> None:
+    """Read every batch that is not in the ledger yet."""
+    batches = [torch.tensor(rows) for rows in ledger.batches]
+    tokens = [int(encoded.lengths[rows].sum()) for rows in batches]
+    room = max(len(rows) * int(encoded.lengths[rows].max()) for rows in batches)
+    with progress_bar() as bar:
+        task = bar.add_task(
+            f"reading {len(encoded.lengths):,} texts", total=sum(tokens), unit="tokens"
+        )
+        for number, rows in enumerate(batches):
+            while not ledger.done[number]:
+                size = min(len(rows), max(1, room // int(encoded.lengths[rows].max())))
+                try:
+                    pieces = [_pool(model, encoded, layers, some) for some in rows.split(size)]
+                except RuntimeError as error:
+                    room = _half(error, size, int(encoded.lengths[rows].max()))
+                    bar.console.print(f"out of memory: batches now of at most {room:,} tokens")
+                else:
+                    ledger.write(
+                        number, *(torch.cat(found, 1) for found in zip(*pieces, strict=True))
+                    )
+            bar.advance(task, tokens[number])
+
+
+def _half(error: RuntimeError, size: int, width: int) -> int:
+    """Tokens that a batch may have after one of `size` texts did not fit into memory.
+
+    Raises:
+        SelectionError: if it was a single text.
+        RuntimeError: the error itself, if it is of another kind.
+    """
+    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        raise error
+    if size == 1:
+        raise SelectionError(
+            f"memory does not suffice for one text of {width:,} tokens: cut it, read fewer layers, "
+            "or open the model in half precision"
+        ) from None
+    return size // 2 * width
+
+
+class _Enough(Exception):
+    """Ends a pass after the last layer that is asked for."""
+
+
+def _pool(
+    model: HookedModel, encoded: _Encoded, layers: tuple[int, ...], rows: Int[Tensor, " row"]
+) -> tuple[Float[Tensor, "rule row layer d_model"], Float[Tensor, "rule row layer"]]:
+    """Mean residuals of some texts, and the summed norms of what the means are over."""
+    ids, mask, picked = encoded.padded(rows)
+    share = picked / picked.sum(-1, keepdim=True)
+    pooled = torch.empty(*picked.shape[:2], len(layers), model.d_model, device=model.device)
+    norms = torch.empty(*picked.shape[:2], len(layers), device=model.device)
+
+    def keep(column: int) -> Intervention:
+        def change(residual: Residual) -> Residual:
+            wide = residual.float()
+            pooled[:, :, column] = einsum(share.to(wide), wide, "k row tok, row tok d -> k row d")
+            length = torch.linalg.vector_norm(wide, dim=-1)
+            norms[:, :, column] = einsum(picked.to(wide), length, "k row tok, row tok -> k row")
+            if layers[column] == max(layers):
+                raise _Enough
+            return residual
+
+        return change
+
+    sites = {Site(layer): keep(column) for column, layer in enumerate(layers)}
+    with torch.inference_mode(), hooked(model, sites), suppress(_Enough):
+        model.forward(ids, mask)
+    return pooled.cpu(), norms.cpu()
