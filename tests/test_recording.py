@@ -95,7 +95,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_after_it(
 
 def test_a_text_that_does_not_fit_at_all_is_named(organism, stories, monkeypatch):
     tight(monkeypatch, 10)
-    with pytest.raises(SelectionError, match="does not suffice for one text of .* tokens: cut it"):
+    with pytest.raises(SelectionError, match=r"does not suffice for one text of .* tokens: cut it"):
         emolens.record(organism, stories)
 
 

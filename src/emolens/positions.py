@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from emolens.errors import SelectionError
-from emolens.text import Text, Tokens
+from emolens.text import Span, Text, Tokens
 
 STORY_SKIP = 50
 STORY_MINIMUM = 80
@@ -51,6 +52,48 @@ def span(name: str) -> PositionRule:
         return Positions(mask & tokens.words, (f"span({name})",) * len(texts))
 
     return rule
+
+
+def from_token(first: int) -> PositionRule:
+    """Every token from the `first`-th on, special tokens not counted.
+
+    >>> from_token(50).__name__
+    'from_token(50)'
+    """
+
+    def rule(texts: Sequence[Text], tokens: Tokens) -> Positions:
+        mask = tokens.words & (tokens.words.cumsum(1) > first)
+        return Positions(mask, (f"from_token({first})",) * len(texts))
+
+    rule.__name__ = f"from_token({first})"
+    return rule
+
+
+def colon(texts: Sequence[Text], tokens: Tokens) -> Positions:
+    """The last token before the assistant's last turn, or of the text where that turn is empty.
+
+    In plain dialogues it is the colon after "Assistant", the paper's "A:"; in a chat template the
+    end of what opens the turn. Nothing of the reply has been read there.
+    """
+    return _last_before("colon", "assistant", attrgetter("start"), texts, tokens)
+
+
+def user_end(texts: Sequence[Text], tokens: Tokens) -> Positions:
+    """The last token of the user's last turn."""
+    return _last_before("user_end", "user", attrgetter("end"), texts, tokens)
+
+
+def _last_before(
+    name: str, role: str, edge: Callable[[Span], int], texts: Sequence[Text], tokens: Tokens
+) -> Positions:
+    """The last token that ends at or before an edge of the last turn of that role."""
+    mask = torch.zeros_like(tokens.words)
+    for i, text in enumerate(texts):
+        turns = [s for s in text.spans if s.name == role]
+        if turns:
+            before = tokens.words[i] & (tokens.offsets[i, :, 1] <= edge(turns[-1]))
+            mask[i, before.nonzero().flatten()[-1:]] = True
+    return Positions(mask, (name,) * len(texts))
 
 
 def story(texts: Sequence[Text], tokens: Tokens) -> Positions:
