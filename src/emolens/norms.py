@@ -216,7 +216,7 @@ def _read(file: Path | str, **layout: object) -> pd.DataFrame:
 
 
 def _rated(
-    file: Path | str, table: pd.DataFrame, *, low: float, high: float
+    file: Path | str, table: pd.DataFrame, *, low: int, high: int
 ) -> dict[str, dict[str, float]]:
     """Valence and arousal by lower-case word, `low`..`high` brought to -1..1."""
     if table.empty:

@@ -237,9 +237,9 @@ def _clustered(agreement: pd.DataFrame) -> str:
 
 def _over_layers(rsa: pd.DataFrame) -> str:
     other = rsa[rsa.layer_a < rsa.layer_b]
-    ends = [other.loc[i] for i in (other.rho.idxmin(), other.rho.idxmax())]
-    least, most = (f"{e.rho:.2f} (layers {e.layer_a:.0f} and {e.layer_b:.0f})" for e in ends)
-    return f"similarity over layers: Spearman {least} to {most}; largest p {other.p.max():.3f}"
+    ends = [other.loc[i] for i in dict.fromkeys((other.rho.idxmin(), other.rho.idxmax()))]
+    told = [f"{e.rho:.2f} (layers {e.layer_a:.0f} and {e.layer_b:.0f})" for e in ends]
+    return f"similarity over layers: Spearman {' to '.join(told)}; largest p {other.p.max():.3f}"
 
 
 def read_vectors(file: Path) -> EmotionVectors:
