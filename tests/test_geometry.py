@@ -465,7 +465,9 @@ SPOILT = {
     ],
 )
 def test_a_spoilt_npz_is_one_line(run, npz, how, said):
-    np.savez(npz, **SPOILT[how](dict(np.load(npz))))
+    with np.load(npz) as archive:
+        arrays = dict(archive)
+    np.savez(npz, **SPOILT[how](arrays))
     code, _, error = run(npz)
     assert code == 2
     assert len(error.strip().splitlines()) == 1
