@@ -41,6 +41,7 @@ def test_it_leaves_report_summary_tables_and_vectors(outcome):
         "logit_lens",
         "similarity",
         "principal_components",
+        "correlations",
         "circumplex",
         "behaviour",
         "steering",

@@ -17,11 +17,19 @@ if TYPE_CHECKING:
     from emolens.errors import EmolensError as EmolensError
     from emolens.experiments.calibrate import calibrate as calibrate
     from emolens.experiments.reproduce import reproduce as reproduce
-    from emolens.geometry import circumplex as circumplex, similarity as similarity
+    from emolens.geometry import (
+        circumplex as circumplex,
+        cluster_agreement as cluster_agreement,
+        clusters as clusters,
+        correlations as correlations,
+        rsa as rsa,
+        similarity as similarity,
+        umap_plane as umap_plane,
+    )
     from emolens.hooks import hooked as hooked, reading as reading
     from emolens.interventions import Ablate as Ablate, Steer as Steer
     from emolens.model import HookedModel as HookedModel, load as load
-    from emolens.norms import vader_valence as vader_valence
+    from emolens.norms import load_norms as load_norms, vader_valence as vader_valence
     from emolens.organism import (
         organism_behaviour as organism_behaviour,
         organism_corpus as organism_corpus,
@@ -72,12 +80,16 @@ _ROOMS = {
     "best_layer": "steering",
     "calibrate": "experiments.calibrate",
     "circumplex": "geometry",
+    "cluster_agreement": "geometry",
+    "clusters": "geometry",
+    "correlations": "geometry",
     "dose_response": "steering",
     "fit_vectors": "vectors",
     "hooked": "hooks",
     "load": "model",
     "load_behaviour": "behaviour",
     "load_corpus": "corpus",
+    "load_norms": "norms",
     "load_vectors": "vectors",
     "logit_lens": "readout",
     "logistic_vectors": "probes",
@@ -95,8 +107,10 @@ _ROOMS = {
     "record": "recording",
     "record_at": "recording",
     "reproduce": "experiments.reproduce",
+    "rsa": "geometry",
     "similarity": "geometry",
     "text_baseline": "probes",
+    "umap_plane": "geometry",
     "vader_valence": "norms",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the list above is written by hand)

@@ -167,6 +167,51 @@ def calibrate(
         typer.echo(f"report: {folder / 'report.html'}")
 
 
+@app.command()
+def geometry(
+    file: Annotated[
+        Path, typer.Argument(help="Vectors: safetensors of emolens, or .npz of layer_N__emotion.")
+    ],
+    norms: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Your file of NRC-VAD, Warriner 2013 or Russell-Mehrabian 1977, once for each; "
+            "none is shipped. VADER's valence is always there."
+        ),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Default: two thirds through the layers of the file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables, JSON and a picture (default: none).")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the shape of a set of vectors against human ratings and the paper's clusters.
+
+    In: a file of vectors. Out: shares of variance, correlations with valence and arousal beside
+    what humans reach, clusters, similarity over layers; with --out also geometry.json,
+    circumplex.png, tables/*.csv and *.parquet, none of which holds a value of your norms.
+    """
+    from emolens.experiments.geometry import geometry as job
+    from emolens.experiments.reproduce import prepare_folder
+    from emolens.norms import load_norms
+
+    if out is not None:
+        prepare_folder(out)
+    known = [load_norms(path) for path in norms or []]
+    if len(dict(known)) < len(known):
+        kinds = ", ".join(name for name, _ in known)
+        raise SelectionError(f"--norms were given twice for one kind ({kinds}): pass one of each")
+    done = job(file, dict(known), layer=layer, seed=seed)
+    if out is not None:
+        done.save(out)
+    typer.echo(done.to_json() if as_json else repr(done))
+    if out is not None and not as_json:
+        typer.echo(f"tables and picture: {out}")
+
+
 @organism_app.command()
 def train(
     tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 9_000_000,

@@ -10,7 +10,7 @@ class ModelError(EmolensError):
 
 
 class CorpusError(EmolensError):
-    """Texts are missing, malformed, or too few for what was asked."""
+    """Texts or norms are missing, malformed, or too few for what was asked."""
 
 
 class ArtefactError(EmolensError):

@@ -104,8 +104,21 @@ def _plane(done: Reproduction) -> str:
     return (
         f"The first two principal components of the vectors hold {share:.0%} of their variance. "
         f"Known norms: {covered} of {len(plane)} emotions; a word without a norm is grey. The "
-        "recovered axes may be rotated, so both components together are held against each norm."
+        "recovered axes may be rotated, so below both components together are held against each "
+        "norm. " + " ".join(_correlated(done.tables["correlations"]))
     )
+
+
+def _correlated(correlations: pd.DataFrame) -> Iterator[str]:
+    """A sentence for each norm: the component that goes with it best, and what humans reach."""
+    for axis, rows in correlations.groupby("axis", sort=False):
+        best = rows.loc[rows.r.abs().idxmax()]
+        ceiling = "" if pd.isna(best.ceiling) else f"; other human ratings reach {best.ceiling:.2f}"
+        yield (
+            f"Of three components {best.component.upper()} goes with {axis} best: r {best.r:.2f} "
+            f"({best.low:.2f} to {best.high:.2f}, permutation p {best.p:.3f}, not corrected for "
+            f"the choice{ceiling})."
+        )
 
 
 def _causal(done: Reproduction, pictures: dict[str, alt.TopLevelMixin]) -> Iterator[Section]:

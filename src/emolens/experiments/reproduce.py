@@ -18,9 +18,9 @@ from emolens.behaviour import Behaviour
 from emolens.corpus import Corpus
 from emolens.decisions import Trial
 from emolens.errors import EmolensError, ModelError, SelectionError
-from emolens.geometry import Norms, circumplex, principal_components, similarity
+from emolens.geometry import circumplex, correlations, principal_components, similarity
 from emolens.model import HookedModel
-from emolens.norms import vader_valence
+from emolens.norms import VADER, Ceiling, Norms, ceilings, vader_valence
 from emolens.organism import (
     organism_behaviour,
     organism_corpus,
@@ -54,6 +54,7 @@ class Inputs:
         no_behaviour: why there is none.
         emotions: the one whose push should raise the behaviour, and the one that should lower it.
         planted: planted P(behaviour | emotion), for the organism.
+        ceilings: what other human ratings reach against the norms, by axis, where known.
     """
 
     corpus: Corpus
@@ -63,6 +64,7 @@ class Inputs:
     no_behaviour: str = ""
     emotions: tuple[str, str] = EMOTIONS
     planted: Mapping[str, float] = field(default_factory=dict)
+    ceilings: Mapping[str, Ceiling] = field(default_factory=dict)
 
 
 @dataclass
@@ -153,6 +155,7 @@ def corpus_inputs(
         behaviour=behaviour,
         no_behaviour="" if behaviour else "no behaviour was given (--behaviour FILE)",
         emotions=emotions,
+        ceilings=ceilings(VADER, corpus.emotions),
     )
 
 
@@ -262,7 +265,7 @@ def _geometry(done: Reproduction, seed: int) -> None:
     done.summary["norm_words"] = {k: len(v) for k, v in norms.items()}
 
 
-def _shown_geometry(done: Reproduction, layer: int) -> None:
+def _shown_geometry(done: Reproduction, layer: int, seed: int) -> None:
     """The pictures and summary numbers of one layer, once it is chosen."""
     vectors, norms = _vectors(done), done.inputs.norms
     done.tables["similarity"] = similarity(vectors, layer)
@@ -270,7 +273,10 @@ def _shown_geometry(done: Reproduction, layer: int) -> None:
     table = done.tables["circumplex"]
     here = table[table.layer == layer]
     done.summary["circumplex_r2"] = dict(zip(here.axis, here.r2, strict=True))
-    done.summary["pc1_r"] = dict(zip(here.axis, here.pc1_r, strict=True))
+    found = correlations(vectors, layer, norms, ceilings=done.inputs.ceilings, seed=seed)
+    done.tables["correlations"] = found
+    pc1 = found[found.component == "pc1"]
+    done.summary["pc1_r"] = dict(zip(pc1.axis, pc1.r, strict=True))
 
 
 def _vectors(done: Reproduction) -> EmotionVectors:
@@ -288,7 +294,7 @@ def _caused(done: Reproduction, seed: int) -> None:
         reason = str(error)
     if reason or done.inputs.behaviour is None:
         done.not_applicable |= dict.fromkeys(parts, reason)
-        _shown_geometry(done, _probe_layer(done))
+        _shown_geometry(done, _probe_layer(done), seed)
         return
     behaviour, (up, down) = done.inputs.behaviour, done.inputs.emotions
     trials = {e: Trial.prepare(done.model, behaviour.after(e)) for e in (up, NEUTRAL, down)}
@@ -312,7 +318,7 @@ def _caused(done: Reproduction, seed: int) -> None:
     done.tables["attribution"] = attribution
     done.summary["attribution_vs_exact_r"] = float(attribution.gradient.corr(attribution.exact))
     done.summary["attribution_strength"] = STRENGTH
-    _shown_geometry(done, layer)
+    _shown_geometry(done, layer, seed)
 
 
 def _probe_layer(done: Reproduction) -> int:
