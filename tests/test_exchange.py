@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import struct
 import zipfile
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -595,6 +597,49 @@ def test_turned_bits_under_right_checksums_are_one_error_or_numbers(good, name, 
         for member in old.namelist():
             new.writestr(member, flipped(old.read(member) or b"\0", places))
     check_survives(folder, name, packed.getvalue())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@given(data=st.data(), value=JSON)
+@fuzz
+def test_a_label_of_another_kind_is_one_error(good, data, value):
+    folder, _ = good
+    with safe_open(folder / "ours.safetensors", framework="pt") as reader:
+        header = reader.metadata()
+        tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    key = data.draw(st.sampled_from(sorted(header)))
+    if key == "provenance":
+        origin = json.loads(header[key])
+        inner = data.draw(st.sampled_from(sorted(origin)) | st.text(max_size=4))
+        header[key] = json.dumps(origin | {inner: value})
+    else:
+        header[key] = json.dumps(value)
+    save_file(tensors, folder / "labels", metadata=header)
+    check_survives(folder, "ours.safetensors", (folder / "labels").read_bytes())
+
+
+@given(
+    name=st.sampled_from(["vectors", "mean", "residual_norm", "other"]),
+    shape=st.lists(st.integers(0, 3), max_size=4),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]),
+)
+@fuzz
+def test_a_tensor_of_another_shape_or_kind_is_one_error(good, name, shape, dtype):
+    folder, _ = good
+    with safe_open(folder / "ours.safetensors", framework="pt") as reader:
+        header = reader.metadata()
+        tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    tensors[name] = torch.zeros(shape, dtype=dtype)
+    save_file(tensors, folder / "shapes", metadata=header)
+    check_survives(folder, "ours.safetensors", (folder / "shapes").read_bytes())
 
 
 @pytest.mark.parametrize("name", READERS)
