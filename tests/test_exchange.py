@@ -89,7 +89,7 @@ def test_vectors_of_processed_weights_stay_at_home(tmp_path):
 
 
 def test_exports_are_plain_float32_of_their_own():
-    vectors = fitted()
+    vectors = fitted(values=VALUES.clone())
     arrays = emolens.to_repeng(vectors, "calm", layers=[2])
     tensors = emolens.to_steering_vectors(vectors, "calm")
     assert list(arrays) == [2]
@@ -196,7 +196,7 @@ def by_hand(extra=b"", extras=0, shape=(4,), kind=0):
     keys += text("controlvector.layer_count") + struct.pack("<Ii", 5, 2) + extra
     infos = b"".join(
         text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, start)
-        for name, start in (("direction.9", 0), ("direction.10", 32))
+        for name, start in (("direction.10", 32), ("direction.9", 0))
     )
     head = struct.pack("<4sIQQ", b"GGUF", 3, 2, 3 + extras) + keys + infos
     head += b"\0" * (-len(head) % 32)
