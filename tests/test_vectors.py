@@ -170,6 +170,47 @@ def test_a_file_of_another_kind_or_version_is_refused(tmp_path):
         load_vectors(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("header", "tensors", "said"),
+    [
+        ({"emotions": '["joy"]'}, {}, r"vectors is \(3, 1, 16\), not floats of \(1, 1, 16\)"),
+        ({"layers": '["0"]'}, {}, "layers is not a list of int"),
+        ({"layers": "[0, 1]"}, {}, "neutral_components are 1 for 2 layers"),
+        ({"emotions": "[" * 10_000}, {}, "recursion"),
+        ({"provenance": "[]"}, {}, "provenance is not readable"),
+        ({}, {"mean": torch.zeros(16)}, r"mean is \(16,\), not floats of \(1, 16\)"),
+        ({}, {"residual_norm": torch.zeros(1).long()}, "residual_norm is"),
+        ({}, {"vectors": torch.tensor(1.0)}, "not enough values"),
+    ],
+)
+def test_a_file_whose_labels_and_tensors_disagree_is_refused(tmp_path, header, tensors, said):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    fit_vectors(planted()[0], neutral()).save(tmp_path / "v.safetensors")
+    with safe_open(tmp_path / "v.safetensors", framework="pt") as reader:
+        labels = reader.metadata() | header
+        parts = {name: reader.get_tensor(name) for name in reader.keys()} | tensors  # noqa: SIM118
+    save_file(parts, tmp_path / "x.safetensors", metadata=labels)
+    with pytest.raises(ArtefactError, match=rf"x\.safetensors contradicts itself \(.*{said}"):
+        load_vectors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("model", 3, "model must be a str"),
+        ("fingerprint", ["x"], "could not convert"),
+        ("fingerprint", [10**400], "too large"),
+        ("positions", {"all": "1"}, "positions must be counts"),
+        ("versions", {"torch": 2}, "versions must be strings"),
+    ],
+)
+def test_provenance_refuses_fields_of_another_kind(field, value, said):
+    with pytest.raises(ArtefactError, match=said):
+        Provenance.from_json(json.dumps(json.loads(ORIGIN.to_json()) | {field: value}))
+
+
 def test_provenance_refuses_unknown_fields():
     text = json.dumps(json.loads(ORIGIN.to_json()) | {"shoe_size": 43})
     assert Provenance.from_json(ORIGIN.to_json()) == ORIGIN

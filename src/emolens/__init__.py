@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from emolens.corpus import Corpus as Corpus, load_corpus as load_corpus
     from emolens.decisions import Trial as Trial
     from emolens.errors import EmolensError as EmolensError
+    from emolens.exchange import (
+        Directions as Directions,
+        load_directions as load_directions,
+        load_gguf as load_gguf,
+        pull_vectors as pull_vectors,
+        push_vectors as push_vectors,
+        save_gguf as save_gguf,
+        to_repeng as to_repeng,
+        to_steering_vectors as to_steering_vectors,
+    )
     from emolens.experiments.calibrate import calibrate as calibrate
     from emolens.experiments.reproduce import reproduce as reproduce
     from emolens.geometry import (
@@ -67,6 +77,7 @@ _ROOMS = {
     "Activations": "activations",
     "Behaviour": "behaviour",
     "Corpus": "corpus",
+    "Directions": "exchange",
     "EmolensError": "errors",
     "EmotionVectors": "vectors",
     "HookedModel": "model",
@@ -89,6 +100,8 @@ _ROOMS = {
     "load": "model",
     "load_behaviour": "behaviour",
     "load_corpus": "corpus",
+    "load_directions": "exchange",
+    "load_gguf": "exchange",
     "load_norms": "norms",
     "load_vectors": "vectors",
     "logit_lens": "readout",
@@ -102,14 +115,19 @@ _ROOMS = {
     "organism_stories": "organism",
     "planted_norms": "organism",
     "probe_layers": "probes",
+    "pull_vectors": "exchange",
+    "push_vectors": "exchange",
     "pushes": "steering",
     "reading": "hooks",
     "record": "recording",
     "record_at": "recording",
     "reproduce": "experiments.reproduce",
     "rsa": "geometry",
+    "save_gguf": "exchange",
     "similarity": "geometry",
     "text_baseline": "probes",
+    "to_repeng": "exchange",
+    "to_steering_vectors": "exchange",
     "umap_plane": "geometry",
     "vader_valence": "norms",
 }

@@ -27,3 +27,13 @@ class HookError(EmolensError):
 
 class TrainingError(EmolensError):
     """A training run cannot go on, or is not worth going on with."""
+
+
+def first_line(error: Exception) -> str:
+    r"""What an error of another library says, on one line; its kind where it says nothing.
+
+    >>> first_line(ValueError("bad shape\nsee the manual"))
+    'bad shape'
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

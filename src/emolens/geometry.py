@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,12 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
+from torch import Tensor
 
 from emolens.errors import EmolensError, SelectionError
 from emolens.interventions import unit
 from emolens.norms import Ceiling, Norms
 from emolens.statistics import row_interval
-from emolens.vectors import EmotionVectors
 
 PERMUTATIONS = 1000
 COMPONENTS = ("pc1", "pc2", "pc3")
@@ -30,7 +31,22 @@ CLUSTERS = 10
 NEIGHBOURS = 15
 
 
-def similarity(vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+class VectorSet(Protocol):
+    """What has a shape: `EmotionVectors`, and the `Directions` that others made."""
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """Names."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """0-based blocks."""
+
+    def at(self, layer: int) -> Float[Tensor, "emotion d_model"]:
+        """All vectors after one block."""
+
+
+def similarity(vectors: VectorSet, layer: int) -> pd.DataFrame:
     """Cosine of every pair of vectors at one layer, with an order from hierarchical clustering.
 
     Columns: layer, emotion_a, emotion_b, cosine (-1..1), order_a, order_b.
@@ -50,14 +66,14 @@ def similarity(vectors: EmotionVectors, layer: int) -> pd.DataFrame:
 
 
 def _cosines(
-    vectors: EmotionVectors, layer: int, emotions: Sequence[str]
+    vectors: VectorSet, layer: int, emotions: Sequence[str]
 ) -> Float[np.ndarray, "emotion emotion"]:
     rows = [vectors.row(e) for e in emotions]
     directions = unit(vectors.at(layer)[rows].double()).numpy()
     return np.clip(directions @ directions.T, -1, 1)
 
 
-def principal_components(vectors: EmotionVectors, layer: int, norms: Norms) -> pd.DataFrame:
+def principal_components(vectors: VectorSet, layer: int, norms: Norms) -> pd.DataFrame:
     """Each emotion's place on the first three principal components, beside its norms.
 
     A component's sign is arbitrary; it is turned so that PC1 grows with valence and PC2 and PC3
@@ -84,7 +100,7 @@ def principal_components(vectors: EmotionVectors, layer: int, norms: Norms) -> p
 
 
 def correlations(
-    vectors: EmotionVectors,
+    vectors: VectorSet,
     layer: int,
     norms: Norms,
     *,
@@ -129,7 +145,7 @@ def correlations(
 
 
 def circumplex(
-    vectors: EmotionVectors, layers: Sequence[int], norms: Norms, *, seed: int = 0
+    vectors: VectorSet, layers: Sequence[int], norms: Norms, *, seed: int = 0
 ) -> pd.DataFrame:
     """How much of each norm the plane of PC1-2 explains, by layer, against permuted norms.
 
@@ -175,7 +191,7 @@ def paper_clusters() -> dict[str, str]:
 
 
 def clusters(
-    vectors: EmotionVectors, layer: int, *, count: int = CLUSTERS, seed: int = 0
+    vectors: VectorSet, layer: int, *, count: int = CLUSTERS, seed: int = 0
 ) -> pd.DataFrame:
     """k-means of the vectors at length one, beside the paper's clusters.
 
@@ -251,7 +267,7 @@ def cluster_agreement(clusters: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def rsa(a: EmotionVectors, b: EmotionVectors, *, seed: int = 0) -> pd.DataFrame:
+def rsa(a: VectorSet, b: VectorSet, *, seed: int = 0) -> pd.DataFrame:
     """Representational similarity: do two sets of vectors find the same emotions alike?
 
     Spearman's rho between the cosines of all pairs of shared emotions, for every layer of one set
@@ -292,7 +308,7 @@ def rsa(a: EmotionVectors, b: EmotionVectors, *, seed: int = 0) -> pd.DataFrame:
 
 
 def _ranks(
-    vectors: EmotionVectors, emotions: Sequence[str], pairs: tuple[np.ndarray, np.ndarray]
+    vectors: VectorSet, emotions: Sequence[str], pairs: tuple[np.ndarray, np.ndarray]
 ) -> Float[np.ndarray, "layer pair"]:
     """Ranks of the cosines of pairs at length one, so that a product of two is Spearman's rho."""
     cosines = np.stack([_cosines(vectors, layer, emotions)[pairs] for layer in vectors.layers])
@@ -301,7 +317,7 @@ def _ranks(
     return centred / np.linalg.norm(centred, axis=1, keepdims=True)
 
 
-def umap_plane(vectors: EmotionVectors, layer: int, *, seed: int = 0) -> pd.DataFrame:
+def umap_plane(vectors: VectorSet, layer: int, *, seed: int = 0) -> pd.DataFrame:
     """Emotions laid out in a plane by UMAP on cosines, as the paper's Fig. 6; needs the extra.
 
     Neighbours are kept and distances are not: read who is near whom, nothing else. Columns:

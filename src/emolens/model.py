@@ -68,6 +68,15 @@ class HookedModel:
         """What the model runs in, for example `"float32"`."""
         return str(next(self.host.parameters()).dtype).removeprefix("torch.")
 
+    @property
+    def model_type(self) -> str | None:
+        """Hugging Face's name of the architecture, for example `"llama"`.
+
+        None for a `HookedTransformer`, which holds no Hugging Face config.
+        """
+        inner = getattr(self.host, "original_model", None)
+        return None if inner is None else inner.config.model_type
+
     @cached_property
     def fingerprint(self) -> tuple[float, ...]:
         """Three coordinates and the norm of the last token's residual at each layer.

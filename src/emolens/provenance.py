@@ -7,9 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
-from emolens.errors import ArtefactError
+from emolens.errors import ArtefactError, first_line
 from emolens.text import Text
 
+_KINDS = {
+    "model": str,
+    "fingerprint": list,
+    "weights": str,
+    "dtype": str,
+    "site": str,
+    "positions": dict,
+    "corpus": str,
+    "texts": int,
+    "cut": int,
+    "versions": dict,
+}
 PACKAGES = ("emolens", "torch", "transformers", "transformer-lens", "numpy", "scikit-learn")
 
 
@@ -70,14 +82,21 @@ class Provenance:
         """Read what `to_json` wrote.
 
         Raises:
-            ArtefactError: if fields are missing or unknown.
+            ArtefactError: if fields are missing, unknown or of another kind.
         """
         try:
             raw = json.loads(text)
-            return cls(**raw | {"fingerprint": tuple(raw["fingerprint"])})
-        except (ValueError, TypeError, KeyError) as error:
+            for name, kind in _KINDS.items():
+                if type(raw[name]) is not kind:
+                    raise TypeError(f"{name} must be a {kind.__name__}")
+            if not all(type(n) is int for n in raw["positions"].values()):
+                raise TypeError("positions must be counts")
+            if not all(isinstance(v, str) for v in raw["versions"].values()):
+                raise TypeError("versions must be strings")
+            return cls(**raw | {"fingerprint": tuple(map(float, raw["fingerprint"]))})
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ArtefactError(
-                f"provenance is not readable ({error}): make the file again"
+                f"provenance is not readable ({first_line(error)}): make the file again"
             ) from None
 
 

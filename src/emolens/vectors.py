@@ -1,6 +1,7 @@
 """Emotion vectors: fit, denoise, save, load."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emolens.activations import Activations
-from emolens.errors import ArtefactError, SelectionError
+from emolens.errors import ArtefactError, SelectionError, first_line
 from emolens.interventions import unit
 from emolens.provenance import Provenance
 
@@ -114,7 +115,8 @@ def load_vectors(file: Path | str) -> EmotionVectors:
     """Read vectors that `EmotionVectors.save` wrote.
 
     Raises:
-        ArtefactError: if the file is missing, cut short, of another kind or another version.
+        ArtefactError: if the file is missing, cut short, of another kind or another version, or
+            if its labels and tensors do not go together.
     """
     try:
         with safe_open(Path(file), framework="pt") as reader:
@@ -122,22 +124,53 @@ def load_vectors(file: Path | str) -> EmotionVectors:
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ArtefactError(
-            f"{file} is missing, damaged or cut short ({error}): save the vectors again"
+            f"{file} is missing, damaged or cut short ({first_line(error)}): save the vectors again"
         ) from None
     if header.get("format") != FORMAT or header.get("version") != VERSION:
         found = f"{header.get('format', 'no format')} version {header.get('version', 'unknown')}"
         raise ArtefactError(
             f"{file} holds {found}, expected {FORMAT} version {VERSION}: save it with this emolens"
         )
+    try:
+        return _assemble(header, tensors)
+    except (ValueError, KeyError, RecursionError, ArtefactError) as error:
+        raise ArtefactError(
+            f"{file} contradicts itself ({first_line(error)}): save the vectors again"
+        ) from None
+
+
+def _assemble(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> EmotionVectors:
+    """Labels and tensors together, or the reason why they do not go together."""
+    emotions = _labels(header, "emotions", str)
+    layers = _labels(header, "layers", int)
+    removed = _labels(header, "neutral_components", int)
+    if len(removed) != len(layers):
+        raise ValueError(f"neutral_components are {len(removed)} for {len(layers)} layers")
+    *_, d_model = tensors["vectors"].shape
+    shapes = {
+        "vectors": (len(emotions), len(layers), d_model),
+        "mean": (len(layers), d_model),
+        "residual_norm": (len(layers),),
+    }
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape or not tensors[name].is_floating_point():
+            raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not floats of {shape}")
     return EmotionVectors(
         vectors=tensors["vectors"],
-        emotions=tuple(json.loads(header["emotions"])),
-        layers=tuple(json.loads(header["layers"])),
+        emotions=emotions,
+        layers=layers,
         mean=tensors["mean"],
         residual_norm=tensors["residual_norm"],
-        neutral_components=tuple(json.loads(header["neutral_components"])),
+        neutral_components=removed,
         provenance=Provenance.from_json(header["provenance"]),
     )
+
+
+def _labels(header: Mapping[str, str], name: str, kind: type) -> tuple:
+    found = json.loads(header[name])
+    if not isinstance(found, list) or any(type(label) is not kind for label in found):
+        raise ValueError(f"{name} is not a list of {kind.__name__}")
+    return tuple(found)
 
 
 def neutral_components(

@@ -2,24 +2,21 @@
 
 import hashlib
 import json
-import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import torch
 
 from emolens import figures
-from emolens.errors import ArtefactError, SelectionError
+from emolens.errors import SelectionError
+from emolens.exchange import Directions, load_directions
 from emolens.geometry import (
     CLUSTERS,
     COMPONENTS,
+    VectorSet,
     circumplex,
     cluster_agreement,
     clusters,
@@ -29,14 +26,13 @@ from emolens.geometry import (
     similarity,
 )
 from emolens.norms import VADER, Ceiling, Norms, ceilings, vader_valence
-from emolens.provenance import Provenance, versions
+from emolens.provenance import versions
 from emolens.report import write_tables
 from emolens.vectors import EmotionVectors, load_vectors
 
 SCHEMA = 1
 PICTURE_SCALE = 2
-NPZ_NAME = re.compile(r"layer_(\d+)__(.+)")
-NPZ_LAYOUT = "float arrays layer_N__emotion of one length, the same emotions at every layer"
+NPZ_NAME = "layer_{layer}__{emotion}"
 
 
 @dataclass(frozen=True)
@@ -168,13 +164,13 @@ def geometry(
     return Geometry(tables, limits, _provenance(Path(file), vectors, shown, seed), not_applicable)
 
 
-def _provenance(file: Path, vectors: EmotionVectors, layer: int, seed: int) -> dict[str, Any]:
+def _provenance(file: Path, vectors: VectorSet, layer: int, seed: int) -> dict[str, Any]:
     return {
         "file": str(file),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "model": vectors.provenance.model,
+        "model": vectors.provenance.model if isinstance(vectors, EmotionVectors) else None,
         "emotions": len(vectors.emotions),
-        "d_model": vectors.mean.shape[-1],
+        "d_model": vectors.at(layer).shape[-1],
         "layers": list(vectors.layers),
         "layer": layer,
         "seed": seed,
@@ -182,7 +178,7 @@ def _provenance(file: Path, vectors: EmotionVectors, layer: int, seed: int) -> d
     }
 
 
-def _plane(vectors: EmotionVectors, layer: int, known: Mapping[str, Norms]) -> pd.DataFrame:
+def _plane(vectors: VectorSet, layer: int, known: Mapping[str, Norms]) -> pd.DataFrame:
     """The plane turned by all norms at hand, showing only VADER's, which may be passed on."""
     turning = {
         axis: next((own[axis] for own in known.values() if own.get(axis)), {})
@@ -242,52 +238,10 @@ def _over_layers(rsa: pd.DataFrame) -> str:
     return f"similarity over layers: Spearman {' to '.join(told)}; largest p {other.p.max():.3f}"
 
 
-def read_vectors(file: Path) -> EmotionVectors:
-    """Vectors of emolens, or by the file's ending a third party's."""
-    return _read_npz(file) if file.suffix == ".npz" else load_vectors(file)
-
-
-def _read_npz(file: Path) -> EmotionVectors:
-    """Arrays named `layer_N__emotion`; what such a file does not say is NaN or "unknown".
+def read_vectors(file: Path) -> EmotionVectors | Directions:
+    """Vectors of emolens, or by the file's ending a third party's.
 
     Raises:
         ArtefactError: if the file is missing, damaged, pickled, or laid out in another way.
     """
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive.files}
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise ArtefactError(
-            f"{file} is missing, damaged or pickled ({error}): expected {NPZ_LAYOUT}"
-        ) from None
-    found: dict[tuple[int, str], np.ndarray] = {}
-    for name, array in arrays.items():
-        match = NPZ_NAME.fullmatch(name)
-        if match is None or array.ndim != 1 or array.dtype.kind != "f":
-            kind = f"{array.ndim} axes of {array.dtype}"
-            raise ArtefactError(
-                f"{file}: array {name!r} ({kind}) is no vector: expected {NPZ_LAYOUT}"
-            )
-        found[int(match[1]), match[2]] = array
-    layers = tuple(sorted({layer for layer, _ in found}))
-    emotions = tuple(dict.fromkeys(emotion for _, emotion in found))
-    lengths = {len(array) for array in found.values()}
-    if set(product(layers, emotions)) != set(found) or len(lengths) != 1:
-        raise ArtefactError(
-            f"{file} holds {len(found)} vectors of {len(emotions)} emotions, {len(layers)} layers, "
-            f"{len(lengths)} lengths: expected {NPZ_LAYOUT}"
-        )
-    vectors = torch.tensor(np.array([[found[layer, e] for layer in layers] for e in emotions]))
-    if not bool(vectors.isfinite().all()):
-        raise ArtefactError(f"{file} holds numbers that are not finite: make the vectors again")
-    return EmotionVectors(
-        vectors=vectors.float(),
-        emotions=emotions,
-        layers=layers,
-        mean=torch.full_like(vectors[0], torch.nan).float(),
-        residual_norm=torch.full((len(layers),), torch.nan),
-        neutral_components=(0,) * len(layers),
-        provenance=Provenance(
-            "unknown", (), "unknown", "unknown", "unknown", {}, "unknown", 0, 0, {}
-        ),
-    )
+    return load_directions(file, NPZ_NAME) if file.suffix == ".npz" else load_vectors(file)
