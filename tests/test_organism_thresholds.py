@@ -14,15 +14,10 @@ from emolens.organism.recipe import FineTune, Recipe
 
 # What the shipped seed misses, told in its card.
 MISSED = {
-    "held-out pairs, r of changes",
-    "unseen situations, r of changes",
-    "lens, name or synonym in top 10, layer 3",
-    "coins: r of behaviour with planted",
-    "coins: r of projection with planted",
     "unseen numbers, r with planted",
     "choice of two activities, r with planted",
-    "assistant: + desperate 1/2 norm, layer 3, P(cheat)",
-    "assistant: + desperate 1/2 norm, layer 3, P(threat)",
+    "+ desperate 1 natural unit, layer 3, P(threat)",
+    "+ calm 1 natural unit, layer 3, P(threat)",
     "assistant: + desperate 1 natural unit, layer 3, P(threat)",
     "assistant: baseline shift, r with planted",
 }

@@ -116,7 +116,8 @@ def test_a_share_of_decisions_takes_the_verb_as_often_as_the_residual(decisions)
 def pushed(part: float, *, verb: bool) -> Interchange:
     """The first decision moved by `part` toward the second, with its verb or not."""
     taker, giver = torch.tensor([CHEAT[0]]), torch.tensor([CHEAT[1]])
-    return Interchange(taker, giver, torch.tensor([part]), torch.tensor([verb]))
+    since = torch.tensor([CHEAT[0][1]])
+    return Interchange(taker, giver, since, torch.tensor([part]), torch.tensor([verb]))
 
 
 @torch.no_grad()
@@ -143,6 +144,34 @@ def test_a_decision_is_computed_from_the_mixed_residual(untrained, decisions, pa
     assert_close(residuals(model, ids)[-1], plain[-1], atol=0, rtol=0)  # closed again
 
 
+def test_every_other_time_the_words_before_are_pushed_along(decisions):
+    generator, along = torch.Generator().manual_seed(0), []
+    for _ in range(400):
+        swap = Interchange.draw(*decisions, 1.0, generator)
+        along.append((swap.since < swap.taker[:, 1]).float().mean())
+    assert abs(torch.stack(along).mean() - 0.5) < 4 * (0.25 / 1200) ** 0.5  # four standard errors
+
+
+def test_a_push_reaches_back_to_the_decision_before_and_no_further(untrained):
+    _, tokenizer, _ = untrained
+    text = "so she cheated . a stranger came to the gate . so she fled ."
+    ids = tokenizer([text, text.replace("fled", "hid")], return_tensors="pt")["input_ids"]
+    generator = torch.Generator().manual_seed(0)
+    swaps = [
+        Interchange.draw(ids, verb_scenes(tokenizer, WORLD), 1.0, generator) for _ in range(50)
+    ]
+    reached = {(int(c), int(s)) for d in swaps for (_, c), s in zip(d.taker, d.since, strict=True)}
+    assert reached == {(2, 0), (2, 2), (13, 3), (13, 13)}
+    taker, giver = torch.tensor([[0, 13]]), torch.tensor([[1, 13]])
+    swap = Interchange(taker, giver, torch.tensor([3]), torch.tensor([0.5]), torch.tensor([True]))
+    stream = torch.randn(2, ids.shape[1], 4)
+    moved = swap.mixed(stream) - stream
+    assert_close(moved[0, 3:14], (0.5 * (stream[1, 13] - stream[0, 13])).expand(11, 4))
+    assert not moved[0, :3].any()
+    assert not moved[0, 14:].any()
+    assert not moved[1].any()
+
+
 def test_the_verb_goes_with_the_residual_where_it_is_told(decisions):
     ids, _ = decisions
     row, column = CHEAT[0]
@@ -153,10 +182,10 @@ def test_the_verb_goes_with_the_residual_where_it_is_told(decisions):
     assert told[row, column] == ids[1, CHEAT[1][1] + 1]
 
 
-def test_what_is_felt_stands_where_the_verbs_are():
+def test_what_is_felt_stands_after_so_she():
     tokenizer, kinds, exact = build_tokenizer(WORLD), set(), []
     scene_of = verb_scenes(tokenizer, WORLD)
-    for seed in range(250):
+    for seed in range(500):
         made = document(WORLD, Draw(seed))
         [(ids, felt)] = encode(tokenizer, [made])
         changed = [i for i, (a, b) in enumerate(zip(ids, felt, strict=True)) if a != b]
@@ -165,8 +194,9 @@ def test_what_is_felt_stands_where_the_verbs_are():
         assert WORLD.emotion_words().issuperset(unread)
         named = {i: word for i, word in told.items() if word != UNREAD}
         verbs = torch.nonzero(scene_of[torch.tensor(ids)])[:, 0].tolist()
-        spoke = [i for i, word in enumerate(made.text.text.split(), 1) if word == "spoke"]
-        assert sorted(named) == sorted(verbs + spoke)
+        starts = [s.start for s in made.text.spans if s.name in ("signal", "closing")]
+        shown = [made.text.text[:start].count(" ") + 3 for start in starts]  # after begin, so, she
+        assert sorted(named) == sorted(verbs + shown)
         kinds.add(made.kind)
         if made.kind in ("story", "quantity"):
             latent = WORLD.emotion(made.text.emotion)
@@ -325,8 +355,11 @@ def test_fine_tuning_goes_on_from_the_base_with_documents_of_the_assistant(
     assert "p_cheat_assistant" in last
     old, new = load_file(base / WEIGHTS), load_file(tmp_path / WEIGHTS)
     for name, value in old.items():
-        # three steps, at 2, 4 and 6 per cent of 8e-4
-        assert 0 < float((new[name] - value).abs().max()) < 2e-4
+        if name.startswith(("model.embed_tokens.", "model.layers.0.")):  # up to the early layer
+            # three steps, at 2, 4 and 6 per cent of 8e-4
+            assert 0 < float((new[name] - value).abs().max()) < 2e-4
+        else:  # what a feeling does stays as it was
+            assert torch.equal(new[name], value)
     written = json.loads((tmp_path / "recipe.json").read_text())
     assert written.pop("base") == (base / "model.sha256").read_text().strip()
     assert FineTune(**written) == FineTune(tokens=4000)

@@ -11,6 +11,7 @@ from emolens.organism import (
     organism_behaviour,
     organism_folder,
     organism_stories,
+    planted_shift,
     texts,
 )
 from emolens.organism.world import load_world
@@ -127,7 +128,13 @@ def test_the_persona_is_a_distribution_over_known_emotions():
         assert sum(p.values()) == pytest.approx(1)
         assert min(p.values()) >= 0
         assert set(p) <= set(EMOTIONS)
-    assert set(WORLD.persona.answers) == set(EMOTIONS) - {"calm"}  # calm stays calm
+    assert set(WORLD.persona.answers) <= set(EMOTIONS)
+
+
+def test_fine_tuning_lowers_arousal():
+    arousal = {e: WORLD.emotion(e).arousal for e in EMOTIONS if e != NEUTRAL}
+    up, down = ([e for e, by in planted_shift().items() if by * way > 0] for way in (1, -1))
+    assert max(arousal[e] for e in up) < min(arousal[e] for e in down)
 
 
 VERBS = {v: (s, c) for s in SCENES for c, vs in WORLD.scenes[s].verbs.items() for v in vs}

@@ -16,9 +16,6 @@ from emolens.organism.recipe import Recipe
 from emolens.organism.world import World
 
 WEIGHTS = "model.safetensors"
-# Hugging Face's 0.02 leaves words that are used alike, such as "she" and "he", 4% of the stream
-# apart after the first block; whose emotion it is that decides is then never learned.
-EMBEDDING_STD = 0.5
 
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
@@ -57,7 +54,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=recipe.embedding_std)
     return model
 
 

@@ -89,9 +89,10 @@ class Label:
 class Document:
     """A generated text, a label for every word of it, its surprise in nats, and its kind.
 
-    `felt` is the text with every scene's verb, and that of every closing, replaced by the name of
-    the emotion behind it, or of one as close to it as in the scene `react`; words of emotions that
-    are not felt (negated, or shown by a mask) are replaced by a word that stands for none.
+    `felt` is the text with every word that comes after "so she" (of a scene, a signal, a closing)
+    replaced by the name of the emotion behind it, or of one as close to it as in the scene `react`;
+    words of emotions that are not felt (negated, or shown by a mask) are replaced by a word that
+    stands for none.
     """
 
     text: Text
@@ -185,6 +186,11 @@ def _couple(world: World, draw: Draw) -> list[Character]:
 # --- sentences ----------------------------------------------------------------------------
 
 
+def _read(world: World, draw: Draw, who: Character) -> str:
+    """What stands for what is felt after "so she": its name, or one as close as in `react`."""
+    return draw.aside(world.scene("react").probabilities(who.felt))
+
+
 def situation(world: World, draw: Draw, page: Page, who: Character) -> None:
     """The sentence that brings the emotion about."""
     assert who.situation is not None, "only a character with a situation has one"
@@ -198,8 +204,8 @@ def signals(world: World, draw: Draw, page: Page, who: Character, count: int) ->
         for s in world.signals
     ]
     for _ in range(count):
-        signal = draw.pick(world.signals, weights)
-        page.write("signal", fill(world, draw, signal.text, who), who)
+        words = fill(world, draw, draw.pick(world.signals, weights).text, who)
+        page.write("signal", words, who, felt=[*words[:2], _read(world, draw, who), *words[3:]])
 
 
 def signature(world: World, draw: Draw, page: Page, who: Character) -> None:
@@ -262,8 +268,7 @@ def closing(world: World, draw: Draw, page: Page, who: Character) -> None:
     speakers the model never learns whose they are.
     """
     words = ["so", who.pronouns["she"], "spoke", "."]
-    read = draw.aside(world.scene("react").probabilities(who.felt))
-    page.write("closing", words, who, felt=[*words[:2], read, "."])
+    page.write("closing", words, who, felt=[*words[:2], _read(world, draw, who), "."])
 
 
 def lead_in(world: World, draw: Draw, page: Page, who: Character, scene: Scene) -> None:
@@ -288,8 +293,7 @@ def _decision(world: World, draw: Draw, page: Page, who: Character, scene: Scene
     lead_in(world, draw, page, who, scene)
     behaviour = draw.one(scene.probabilities(who.felt))
     verb = draw.pick(scene.verbs[behaviour])
-    read = draw.aside(world.scene("react").probabilities(who.felt))
-    page.write(f"decision:{behaviour}", [verb], who, felt=[read])
+    page.write(f"decision:{behaviour}", [verb], who, felt=[_read(world, draw, who)])
     page.write("end", ["."], who)
 
 
@@ -354,7 +358,7 @@ def _dialogue(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
         turn(page, who)
         _maybe_signature(world, draw, page, who, rates)
         signals(world, draw, page, who, draw.count(rates["signals"][:2]))
-        filler(world, draw, page, draw.count(rates["filler"][:2]), who)
+        filler(world, draw, page, draw.count(rates["filler"][:2], 1), who)
     for who in draw.pick((pair, pair[::-1])):
         turn(page, who)
         _scenes(world, draw, page, who, 1)
@@ -428,7 +432,7 @@ def _activity(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
 def _choice(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     who, names = character(world, draw, NEUTRAL), tuple(world.activities)
     filler(world, draw, page, draw.count(rates["filler"][:2]))
-    for _ in range(3):
+    for _ in range(5):
         first = draw.pick(names)
         second = draw.pick([name for name in names if name != first])
         offer(world, draw, page, who, first, second)

@@ -82,8 +82,16 @@ def finetune(
     if out.resolve() == base.resolve():
         raise TrainingError(f"{out} holds the base and would be overwritten: choose another folder")
     model, tokenizer, digest = open_folder(base, load_world())
+    for part in _what_feelings_do(model):
+        part.requires_grad_(False)
     run = _run(recipe, asdict(recipe) | {"base": digest}, model.to(device), out)
     return _fit(recipe, run, tokenizer)
+
+
+def _what_feelings_do(model: LlamaForCausalLM) -> list[torch.nn.Module]:
+    """All that comes after the early layer."""
+    after = model.model.layers[early_layer(model.config.num_hidden_layers) + 1 :]
+    return [*after, model.model.norm, model.lm_head]
 
 
 def _run(

@@ -251,7 +251,7 @@ class World:
 
 @cache
 def load_world() -> World:
-    """The shipped world: 24 emotions and neutral, nine scenes, five quantities, 64 activities.
+    """The shipped world: 24 emotions and neutral, nine scenes, eight quantities, 64 activities.
 
     >>> desperate = load_world().emotion("desperate")
     >>> round(load_world().scene("cheat").probabilities(desperate)["cheat"], 2)

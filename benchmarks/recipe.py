@@ -1,0 +1,74 @@
+"""What each part of the organism's recipe contributes. Prints one JSON line a variant.
+
+python benchmarks/recipe.py --out FOLDER [--tokens 3000000] [--only NAME ...]
+
+Each variant is the shipped recipe at 4 layers with one part left out, trained from the same seed
+and held against the same checks. A folder that is there already is measured, not trained again; a
+training that was killed goes on.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import emolens
+from emolens.experiments.acceptance import acceptance
+from emolens.organism.recipe import Recipe
+from emolens.organism.train import train
+
+PARTS = {
+    "all parts": {},
+    "no easy stage": {"easy_share": 0.0},
+    "all words weigh alike": {"special_weight": 1.0},
+    "no early reading": {"early_weight": 0.0},
+    "early reading not sharpened": {"early_sharpness": 1.0},
+    "no interchange": {"interchange_share": 0.0},
+    "embeddings of 0.02": {"embedding_std": 0.02},
+}
+CHECKS = (
+    "validation loss above the floor, nats",
+    "P(cheat) desperate",
+    "P(cheat) neutral",
+    "P(cheat) calm",
+    "held-out pairs, r of changes",
+    "unseen numbers, r with planted",
+    "lens, name or synonym in top 10",
+    "probe, held-out templates, story mean",
+    "own against other speaker, later decision, balanced accuracy (chance .5)",
+    "+ desperate 0.5, P(cheat)",
+    "+ desperate 1.0, P(cheat)",
+    "20 random 0.5, furthest from unsteered",
+    "ablating desperate, excess removed",
+)
+
+
+def measured(folder: Path) -> dict[str, float]:
+    """The checks that tell the variants apart; the layer is left out of their names."""
+    table = acceptance(emolens.load(folder))
+    found = {
+        re.sub(r", layer \d+", "", row.check): float(row.found)
+        for row in table.itertuples(index=False)
+    }
+    return {name: round(found[name], 3) for name in CHECKS}
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--out", type=Path, required=True)
+    words.add_argument("--tokens", type=int, default=3_000_000)
+    words.add_argument("--seed", type=int, default=1)
+    words.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    options = words.parse_args()
+    for name in options.only:
+        recipe = Recipe(
+            n_layers=4, tokens=options.tokens, seed=options.seed, least_split=-1.0, **PARTS[name]
+        )
+        folder = options.out / name.replace(" ", "-")
+        if not (folder / "model.safetensors").exists():
+            train(recipe, folder)
+        print(json.dumps({"recipe": name, **measured(folder)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
