@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import product
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ CLUSTERS = 10
 NEIGHBOURS = 15
 
 
+@runtime_checkable
 class VectorSet(Protocol):
     """What has a shape: `EmotionVectors`, and the `Directions` that others made."""
 
@@ -68,7 +69,7 @@ def similarity(vectors: VectorSet, layer: int) -> pd.DataFrame:
 def _cosines(
     vectors: VectorSet, layer: int, emotions: Sequence[str]
 ) -> Float[np.ndarray, "emotion emotion"]:
-    rows = [vectors.row(e) for e in emotions]
+    rows = [vectors.emotions.index(e) for e in emotions]
     directions = unit(vectors.at(layer)[rows].double()).numpy()
     return np.clip(directions @ directions.T, -1, 1)
 
