@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -406,7 +406,7 @@ def _npz(file: Path) -> _Named:
             yield name, partial(_array, reader, name)
 
 
-def _array(reader: Mapping[str, np.ndarray], name: str) -> Tensor:
+def _array(reader: Any, name: str) -> Tensor:
     return torch.from_numpy(reader[name])
 
 

@@ -47,10 +47,7 @@ def hooked(model: HookedModel, interventions: Mapping[Site, Intervention]) -> It
         yield
     idle = [site.name for site, times in ran.items() if times == 0]
     if idle:
-        raise HookError(
-            f"the hook at {idle[0]} never ran: run {model.name!r} inside the context, and far "
-            "enough to reach that layer"
-        )
+        raise HookError(f"the hook at {idle[0]} never ran: run {model.name!r} inside the context")
 
 
 @contextmanager
