@@ -163,6 +163,21 @@ def test_a_damaged_plan_is_named(organism, stories, tmp_path):
         emolens.record(organism, stories, folder=tmp_path)
 
 
+def test_a_result_that_is_gone_is_not_read_as_zeros(organism, stories, tmp_path):
+    emolens.record(organism, stories, layers=[1], folder=tmp_path)
+    (tmp_path / "pooled.f32").write_bytes((tmp_path / "pooled.f32").read_bytes()[:-4])
+    with pytest.raises(ArtefactError, match=r"pooled.f32 is missing or cut short"):
+        emolens.record(organism, stories, layers=[1], folder=tmp_path)
+    (tmp_path / "pooled.f32").unlink()
+    with pytest.raises(ArtefactError, match=r"pooled.f32 is missing or cut short"):
+        emolens.record(organism, stories, layers=[1], folder=tmp_path)
+
+
+def test_a_layer_named_twice_is_refused(organism, stories):
+    with pytest.raises(SelectionError, match=r"layers \[3, 3\] name one twice"):
+        emolens.record(organism, stories, layers=[3, 3])
+
+
 SCRIPT = """
 import sys, emolens
 texts = emolens.organism_stories(per_emotion=12)

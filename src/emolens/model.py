@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from emolens.errors import ModelError, SelectionError
+from emolens.errors import ModelError, SelectionError, first_line
 from emolens.organism import CHECKPOINTS, organism_folder
 from emolens.provenance import Provenance, corpus_hash, same_model
 from emolens.sites import RESID_POST, Site
@@ -165,8 +165,10 @@ class HookedModel:
         """The layers, if the model has them all.
 
         Raises:
-            SelectionError: naming the first that it lacks.
+            SelectionError: naming the first that it lacks, or that layers are named twice.
         """
+        if len(set(layers)) < len(layers):
+            raise SelectionError(f"layers {list(layers)} name one twice: name each once")
         for layer in layers:
             if not 0 <= layer < self.n_layers:
                 raise SelectionError(
@@ -312,10 +314,9 @@ def _open(
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"unknown model {name!r}: it is not 'organism', and opening it as a folder or hub id "
-            f"failed ({reason}): check the path, or the id and the network"
+            f"failed ({first_line(error)}): check the path, or the id and the network"
         ) from None
     _check_complete(hf, report["missing_keys"], name, causal)
     _check_tokenizer(tokenizer, name)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from emolens.errors import CorpusError
+from emolens.errors import CorpusError, first_line
 
 Norms = Mapping[str, Mapping[str, float]]
 
@@ -238,8 +238,8 @@ def _rated(
 
 def _unreadable(file: Path | str, error: Exception) -> CorpusError:
     return CorpusError(
-        f"norms {file} cannot be read as a table ({error}): pass a text file of NRC-VAD, Warriner "
-        "or Russell-Mehrabian"
+        f"norms {file} cannot be read as a table ({first_line(error)}): pass a text file of "
+        "NRC-VAD, Warriner or Russell-Mehrabian"
     )
 
 

@@ -35,8 +35,8 @@ class RateColumn(ProgressColumn):
 def progress_bar() -> Progress:
     """A bar with count, rate, time spent and time left; add tasks with `unit=`."""
     return Progress(
-        TextColumn("{task.description:<26}"),
-        BarColumn(bar_width=10),
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),

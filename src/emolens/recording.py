@@ -191,12 +191,13 @@ def _read(model: HookedModel, encoded: _Encoded, layers: tuple[int, ...], ledger
             f"reading {len(encoded.lengths):,} texts", total=sum(tokens), unit="tokens"
         )
         for number, rows in enumerate(batches):
+            width = int(encoded.lengths[rows].max())
             while not ledger.done[number]:
-                size = min(len(rows), max(1, room // int(encoded.lengths[rows].max())))
+                size = min(len(rows), max(1, room // width))
                 try:
                     pieces = [_pool(model, encoded, layers, some) for some in rows.split(size)]
                 except RuntimeError as error:
-                    room = _half(error, size, int(encoded.lengths[rows].max()))
+                    room = _half(error, size, width)
                     bar.console.print(f"out of memory: batches now of at most {room:,} tokens")
                 else:
                     ledger.write(

@@ -1,6 +1,7 @@
 """What a recording has read so far: in memory, or in a folder that outlives the process."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from emolens.errors import ArtefactError
 
-PLAN = "plan.json"
+PLAN, DONE = "plan.json", "done.bool"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +64,13 @@ class Ledger:
             )
         folder.mkdir(parents=True, exist_ok=True)
         batches = _agreed(folder / PLAN, batches, {**identity, "shape": list(shape)})
+        done = folder / DONE
+        begun = done.exists() and done.stat().st_size > 0  # made last: the others are whole by then
         return cls(
             batches,
-            _mapped(folder / "pooled.f32", shape, torch.float32),
-            _mapped(folder / "norms.f32", shape[:3], torch.float32),
-            _mapped(folder / "done.bool", (len(batches),), torch.bool),
+            _mapped(folder / "pooled.f32", shape, torch.float32, begun),
+            _mapped(folder / "norms.f32", shape[:3], torch.float32, begun),
+            _mapped(done, (len(batches),), torch.bool, begun),
         )
 
     def write(
@@ -107,7 +110,12 @@ def _agreed(
     return rows
 
 
-def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor that lives in a file; zeros where the file is new."""
-    size = int(torch.tensor(shape).prod())
+def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype, begun: bool) -> Tensor:
+    """A tensor that lives in a file; zeros where the recording has not begun."""
+    size = math.prod(shape)
+    if begun and not (file.exists() and file.stat().st_size == size * dtype.itemsize):
+        raise ArtefactError(
+            f"{file} is missing or cut short, and would be read as zeros: delete its folder or "
+            "choose another"
+        )
     return torch.from_file(str(file), shared=True, size=size, dtype=dtype).view(shape)

@@ -35,7 +35,7 @@ def persona(
     """
     layer, corpus = early_layer(model.n_layers), organism_corpus(seed=seed)
     vectors = fit_vectors(record(model, corpus.stories), record(model, corpus.neutral))
-    yield from _half_norm(model, vectors, "cheat", seed)
+    yield _half_norm(model, vectors, "cheat", seed)
     for scene in ("cheat", "threat"):
         yield from _natural_unit(model, vectors, layer, scene, seed)
     shift = baseline(model, vectors, layer, seed)
@@ -45,9 +45,7 @@ def persona(
     yield Check("assistant: baseline shift, r with planted", float(r), least=0.8)
 
 
-def _half_norm(
-    model: HookedModel, vectors: EmotionVectors, scene: str, seed: int
-) -> Iterator[Check]:
+def _half_norm(model: HookedModel, vectors: EmotionVectors, scene: str, seed: int) -> Check:
     """Half of the residual norm at the layer that half of the prompts choose, told on the rest."""
     neutral = _neutral(model, scene, seed)
     dose = dose_response(neutral, pushes(vectors, ("desperate",), {}, strengths=(0.5,), seed=seed))
@@ -56,7 +54,7 @@ def _half_norm(
     base = float(neutral.run().p[~halves(neutral.groups)].mean())
     p = float(told[told.direction == "desperate"].p.iloc[0])
     least = max(3 * base, told[told.kind == "random"].p.max())
-    yield Check(f"assistant: + desperate 1/2 norm, layer {layer}, P({scene})", p, least)
+    return Check(f"assistant: + desperate 1/2 norm, layer {layer}, P({scene})", p, least)
 
 
 def _natural_unit(
