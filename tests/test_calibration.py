@@ -12,12 +12,18 @@ from emolens.activations import Activations
 from emolens.decisions import Trial, halves
 from emolens.errors import SelectionError
 from emolens.experiments.bench import PROMPTS, false_positives, null_bound, prepare
-from emolens.experiments.calibrate import MEASURES, calibrate, shuffled, write_calibration
+from emolens.experiments.calibrate import (
+    KINDS,
+    MEASURES,
+    calibrate,
+    shuffled,
+    write_calibration,
+)
 from emolens.organism import organism_behaviour
-from emolens.probes import logistic_vectors
+from emolens.probes import lda_vectors, logistic_vectors
 from emolens.provenance import Provenance
 from emolens.statistics import jackknife_interval, row_interval
-from emolens.vectors import fit_vectors
+from emolens.vectors import fit_vectors, paired_vectors
 
 
 def turned(stories, neutral):
@@ -30,7 +36,8 @@ def turned(stories, neutral):
 def done(organism):
     """A quick scorecard: two scenes."""
     methods = {"story": fit_vectors, "shuffled": shuffled, "turned": turned}
-    return calibrate(organism, methods, scenes=("cheat", "meet"))
+    kinds = {name: KINDS[name] for name in ("present speaker", "other speaker")}
+    return calibrate(organism, methods, kinds, scenes=("cheat", "meet"))
 
 
 def value(done, method, measure):
@@ -62,9 +69,34 @@ def test_vectors_of_the_wrong_sign_read_and_steer_the_wrong_way(done):
     assert not same or value(done, "turned", "ablation_share") == pytest.approx(share, abs=1e-3)
 
 
+def test_what_a_speaker_feels_is_in_its_own_turns_and_not_in_the_others(done):
+    assert value(done, "present speaker", "steering_r") > 0.6
+    assert abs(value(done, "other speaker", "steering_r")) < 0.4
+    assert value(done, "other speaker", "detection_accuracy") < 0.2
+
+
+def test_two_ways_of_removing_stand_beside_each_other(done):
+    table = done.removal.set_index("way")
+    assert list(table.index) == ["direction set to the mean", "LEACE"]
+    own = table.ablation_share["direction set to the mean"]
+    assert own == pytest.approx(value(done, "story", "ablation_share"), abs=1e-6)
+    for row in table.itertuples():
+        assert row.share_low <= row.ablation_share <= row.share_high
+        assert row.leak_low <= row.specificity_leak <= row.leak_high
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_records_labelled_texts_at_all_layers(organism, name):
+    found = KINDS[name](organism, 0)
+    assert len(found.labels) == 24
+    assert found.layers == tuple(range(organism.n_layers))
+    assert min(found.emotions.count(e) for e in found.labels) >= 20
+
+
 def test_json_has_every_measure_of_every_method_with_its_interval(done):
     raw = json.loads(done.to_json())
-    assert [row["name"] for row in raw["methods"]] == ["story", "shuffled", "turned"]
+    names = ["story", "shuffled", "turned", "present speaker", "other speaker"]
+    assert [row["name"] for row in raw["methods"]] == names
     for row in raw["methods"]:
         assert set(row) == {"name", "layer", *MEASURES}
         for measure in MEASURES:
@@ -101,7 +133,7 @@ def test_a_method_of_random_directions_has_a_false_positive_rate_near_five_perce
         return replace(found, vectors=torch.randn(found.vectors.shape, generator=generator))
 
     bench = prepare(organism, ("cheat",), seed=0)
-    found = false_positives(bench, random, 3, null_bound(bench, 3))
+    found = false_positives(bench, random, bench.stories, 3, null_bound(bench, 3))
     rate, low, high = found["false_positive_rate"]
     assert low <= 0.05 <= high
     assert rate < 0.2
@@ -109,7 +141,7 @@ def test_a_method_of_random_directions_has_a_false_positive_rate_near_five_perce
 
 def test_nothing_to_calibrate_is_told(organism):
     with pytest.raises(SelectionError, match="nothing to calibrate: pass at least one method"):
-        calibrate(organism, {})
+        calibrate(organism, {}, {})
     with pytest.raises(SelectionError, match="nothing to calibrate"):
         calibrate(organism, {"story": fit_vectors}, scenes=())
 
@@ -140,9 +172,10 @@ def planted(emotions, seed=0):
     return stories, Activations(rest, (0,), calm, calm, norm, record)
 
 
+@pytest.mark.parametrize("method", [logistic_vectors, lda_vectors, paired_vectors])
 @pytest.mark.parametrize("emotions", [("a", "b"), ("a", "b", "c")])
-def test_logistic_vectors_point_to_their_own_emotion(emotions):
-    found = logistic_vectors(*planted(emotions))
+def test_other_vectors_point_to_their_own_emotion_too(method, emotions):
+    found = method(*planted(emotions))
     truth = torch.eye(16)[: len(emotions)]
     truth = truth - truth.mean(0)
     cosine = torch.cosine_similarity(found.at(0)[:, None], truth[None], dim=-1)
@@ -150,6 +183,35 @@ def test_logistic_vectors_point_to_their_own_emotion(emotions):
     assert cosine.argmax(1).tolist() == list(range(len(emotions)))
     story = fit_vectors(*planted(emotions), variance=0.0)
     assert_close(found.vectors.norm(dim=-1), story.vectors.norm(dim=-1))
+
+
+def test_lda_turns_away_from_noise_that_mean_differences_keep(organism):
+    """Noise along one direction tilts a difference of few texts, and is weighed down by LDA."""
+    stories, neutral = planted(("a", "b"))
+    noise = 20 * torch.randn(len(stories.emotions), generator=torch.Generator().manual_seed(2))
+    pooled = stories.pooled.clone()
+    pooled[:, 0, 15] += noise
+    loud = replace(stories, pooled=pooled)
+
+    def tilt(vectors):
+        return float((vectors.vectors[:, 0, 15] / vectors.vectors[:, 0].norm(dim=-1)).abs().max())
+
+    assert tilt(lda_vectors(loud, neutral)) < 0.1 < tilt(fit_vectors(loud, neutral, variance=0.0))
+
+
+def test_pairs_on_one_topic_lose_what_the_topic_shares():
+    """A topic's own noise is large and along one direction; pairs within topics do not see it."""
+    stories, neutral = planted(("a", "b"))
+    groups = tuple(f"topic {i % 60}" for i in range(len(stories.emotions)))
+    loud = 30 * torch.randn(60, generator=torch.Generator().manual_seed(3))
+    pooled = stories.pooled.clone()
+    pooled[:, 0, 15] += loud.repeat(2)
+
+    def tilt(names):
+        found = paired_vectors(replace(stories, pooled=pooled, groups=names), neutral)
+        return float((found.vectors[:, 0, 15] / found.vectors[:, 0].norm(dim=-1)).abs().max())
+
+    assert tilt(groups) < 0.3 < 0.9 < tilt(stories.emotions)
 
 
 @pytest.mark.parametrize("interval", [row_interval, jackknife_interval])

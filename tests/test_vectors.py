@@ -17,7 +17,7 @@ from emolens.vectors import (
     centred_cosine,
     fit_vectors,
     load_vectors,
-    neutral_components,
+    principal_space,
 )
 
 ORIGIN = Provenance("tiny", (1.0, 2.0), "raw", "float32", "resid_post", {"all": 1}, "0", 1, 0)
@@ -75,7 +75,7 @@ def test_denoising_removes_the_neutral_axis_and_nothing_else():
 @given(seed=st.integers(0, 1000), variance=st.sampled_from([0.1, 0.5, 0.9, 1.0]))
 def test_neutral_components_agree_with_scikit_learn(seed, variance):
     pooled = torch.randn(25, 6, generator=torch.Generator().manual_seed(seed)).double()
-    ours = neutral_components(pooled, variance)
+    ours = principal_space(pooled, variance)
     explained = PCA().fit(pooled.numpy()).explained_variance_ratio_.cumsum()
     assert explained[len(ours) - 1] >= variance - 1e-9
     assert len(ours) == 1 or explained[len(ours) - 2] < variance

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emolens.ablation import ablate_layers as ablate_layers
+    from emolens.ablation import ablate_layers as ablate_layers, erase as erase
     from emolens.activations import Activations as Activations
     from emolens.attribution import attribute as attribute
     from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
@@ -38,24 +38,45 @@ if TYPE_CHECKING:
     )
     from emolens.hooks import hooked as hooked, reading as reading
     from emolens.interventions import Ablate as Ablate, Steer as Steer
+    from emolens.kinds import (
+        apart_from as apart_from,
+        joined as joined,
+        other_speaker as other_speaker,
+        present_speaker as present_speaker,
+        record_generated as record_generated,
+        record_masked as record_masked,
+        record_speakers as record_speakers,
+    )
     from emolens.model import HookedModel as HookedModel, load as load
     from emolens.norms import load_norms as load_norms, vader_valence as vader_valence
     from emolens.organism import (
         organism_behaviour as organism_behaviour,
         organism_corpus as organism_corpus,
+        organism_dialogues as organism_dialogues,
         organism_folder as organism_folder,
         organism_neutral as organism_neutral,
         organism_steps as organism_steps,
         organism_stories as organism_stories,
+        organism_told_stories as organism_told_stories,
         planted_norms as planted_norms,
     )
     from emolens.probes import (
+        lda_vectors as lda_vectors,
         logistic_vectors as logistic_vectors,
         probe_layers as probe_layers,
         text_baseline as text_baseline,
     )
-    from emolens.readout import logit_lens as logit_lens
+    from emolens.readout import (
+        logit_lens as logit_lens,
+        read_out as read_out,
+        top_windows as top_windows,
+        trace as trace,
+    )
     from emolens.recording import record as record, record_at as record_at
+    from emolens.reliability import (
+        learning_curve as learning_curve,
+        vector_reliability as vector_reliability,
+    )
     from emolens.sites import Site as Site
     from emolens.steering import (
         best_layer as best_layer,
@@ -63,11 +84,12 @@ if TYPE_CHECKING:
         natural_units as natural_units,
         pushes as pushes,
     )
-    from emolens.text import Span as Span, Text as Text
+    from emolens.text import Dialogues as Dialogues, Span as Span, Text as Text
     from emolens.vectors import (
         EmotionVectors as EmotionVectors,
         fit_vectors as fit_vectors,
         load_vectors as load_vectors,
+        paired_vectors as paired_vectors,
     )
 
 __version__ = "0.1.0"
@@ -77,6 +99,7 @@ _ROOMS = {
     "Activations": "activations",
     "Behaviour": "behaviour",
     "Corpus": "corpus",
+    "Dialogues": "text",
     "Directions": "exchange",
     "EmolensError": "errors",
     "EmotionVectors": "vectors",
@@ -87,6 +110,7 @@ _ROOMS = {
     "Text": "text",
     "Trial": "decisions",
     "ablate_layers": "ablation",
+    "apart_from": "kinds",
     "attribute": "attribution",
     "best_layer": "steering",
     "calibrate": "experiments.calibrate",
@@ -95,8 +119,12 @@ _ROOMS = {
     "clusters": "geometry",
     "correlations": "geometry",
     "dose_response": "steering",
+    "erase": "ablation",
     "fit_vectors": "vectors",
     "hooked": "hooks",
+    "joined": "kinds",
+    "lda_vectors": "probes",
+    "learning_curve": "reliability",
     "load": "model",
     "load_behaviour": "behaviour",
     "load_corpus": "corpus",
@@ -104,23 +132,32 @@ _ROOMS = {
     "load_gguf": "exchange",
     "load_norms": "norms",
     "load_vectors": "vectors",
-    "logit_lens": "readout",
     "logistic_vectors": "probes",
+    "logit_lens": "readout",
     "natural_units": "steering",
     "organism_behaviour": "organism",
     "organism_corpus": "organism",
+    "organism_dialogues": "organism",
     "organism_folder": "organism",
     "organism_neutral": "organism",
     "organism_steps": "organism",
     "organism_stories": "organism",
+    "organism_told_stories": "organism",
+    "other_speaker": "kinds",
+    "paired_vectors": "vectors",
     "planted_norms": "organism",
+    "present_speaker": "kinds",
     "probe_layers": "probes",
     "pull_vectors": "exchange",
     "push_vectors": "exchange",
     "pushes": "steering",
+    "read_out": "readout",
     "reading": "hooks",
     "record": "recording",
     "record_at": "recording",
+    "record_generated": "kinds",
+    "record_masked": "kinds",
+    "record_speakers": "kinds",
     "reproduce": "experiments.reproduce",
     "rsa": "geometry",
     "save_gguf": "exchange",
@@ -128,8 +165,11 @@ _ROOMS = {
     "text_baseline": "probes",
     "to_repeng": "exchange",
     "to_steering_vectors": "exchange",
+    "top_windows": "readout",
+    "trace": "readout",
     "umap_plane": "geometry",
     "vader_valence": "norms",
+    "vector_reliability": "reliability",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the list above is written by hand)
 

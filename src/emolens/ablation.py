@@ -1,15 +1,19 @@
 """Take a direction away at one layer and see how much of the emotion's behaviour goes with it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
+import torch
+from concept_erasure import LeaceEraser
 from jaxtyping import Float
 from torch import Tensor
 
+from emolens.activations import Activations
 from emolens.controls import random_directions
 from emolens.decisions import Trial
 from emolens.hooks import hooked
-from emolens.interventions import Ablate, unit
+from emolens.interventions import Ablate, Intervention, Residual, unit
 from emolens.progress import track
 from emolens.sites import Site
 from emolens.steering import HALF_COLUMNS, RANDOM_DIRECTIONS, half_rows
@@ -20,6 +24,41 @@ def remove(direction: Float[Tensor, " d_model"], mean: Float[Tensor, " d_model"]
     """Set the coordinate along a direction to that of the mean over emotions."""
     basis = unit(direction)[None]
     return Ablate(basis, basis @ mean)
+
+
+def erase(activations: Activations, emotion: str, layer: int) -> Intervention:
+    """Least-squares concept erasure: no linear probe can tell the emotion, and little else changes.
+
+    LEACE (Belrose et al. 2023) as the library `concept-erasure` has it, with "this emotion or not"
+    as the concept. What it removes is read along the whitened direction, not along the vector.
+
+    Args:
+        activations: of labelled texts; all labels count, neutral included.
+        emotion: to be erased.
+        layer: that the activations are of, and that the intervention is for.
+
+    Raises:
+        SelectionError: for an emotion or layer that was not recorded.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> stories = emolens.record(model, emolens.organism_stories(per_emotion=4), layers=[3])
+    >>> erase(stories, "calm", 3)(stories.pooled).shape
+    torch.Size([100, 1, 128])
+    """
+    activations.of(emotion)
+    concept = torch.tensor([[float(e == emotion)] for e in activations.emotions])
+    eraser = LeaceEraser.fit(activations.at(layer).double(), concept.double())
+
+    def change(residual: Residual) -> Residual:
+        return replace(
+            eraser,
+            proj_left=eraser.proj_left.to(residual),
+            proj_right=eraser.proj_right.to(residual),
+            bias=eraser.bias.to(residual),
+        )(residual)
+
+    return change
 
 
 def ablate_layers(

@@ -1,6 +1,7 @@
 """Pooled activations of a corpus, with their labels and where they came from."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -54,6 +55,40 @@ class Activations:
         if not rows:
             raise SelectionError(f"no text of emotion {emotion!r}: there are {self.labels}")
         return self.pooled[torch.tensor(rows)]
+
+    def labelled(self, emotions: Sequence[str]) -> "Activations":
+        """The same recordings under other labels: what another character feels, what is shown.
+
+        Raises:
+            CorpusError: if there is not one label a text.
+        """
+        if len(emotions) != len(self.emotions):
+            raise CorpusError(
+                f"{len(emotions)} labels for {len(self.emotions)} texts: give one label a text"
+            )
+        return replace(self, emotions=tuple(emotions))
+
+    def rows(self, rows: Sequence[int]) -> "Activations":
+        """Some of the texts, in that order; a text may come more than once."""
+        return replace(
+            self,
+            pooled=self.pooled[torch.tensor(rows)],
+            emotions=tuple(self.emotions[i] for i in rows),
+            groups=tuple(self.groups[i] for i in rows),
+        )
+
+    def at_only(self, layer: int) -> "Activations":
+        """The same recordings at one layer.
+
+        Raises:
+            SelectionError: if that layer was not recorded.
+        """
+        return replace(
+            self,
+            pooled=self.at(layer)[:, None],
+            layers=(layer,),
+            residual_norm=self.residual_norm[[self.layers.index(layer)]],
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:

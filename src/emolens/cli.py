@@ -151,7 +151,7 @@ def calibrate(
 
     In: the organism. Out: report.html, calibration.json, tables.
     """
-    from emolens.experiments.calibrate import METHODS, calibrate as job, write_calibration
+    from emolens.experiments.calibrate import calibrate as job, write_calibration
     from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
 
@@ -159,7 +159,7 @@ def calibrate(
     folder = prepare_folder(
         out or output_folder(hooked.name, "calibration", hooked.fingerprint, seed)
     )
-    done = job(hooked, METHODS, seed=seed)
+    done = job(hooked, seed=seed)
     done.save(folder)
     write_calibration(done, folder / "report.html")
     typer.echo(done.to_json() if as_json else repr(done))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -95,18 +96,47 @@ def logistic_vectors(stories: Activations, neutral: Activations) -> EmotionVecto
         CorpusError: for fewer than two emotions.
         SelectionError: if the two recordings differ in layers or model.
     """
+
+    def weights(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        probe = _logistic(StandardScaler()).fit(x, labels)
+        return probe["logisticregression"].coef_ / probe["standardscaler"].scale_
+
+    return _of_classifier(weights, stories, neutral)
+
+
+def lda_vectors(stories: Activations, neutral: Activations) -> EmotionVectors:
+    """The weights of a linear discriminant analysis as vectors: whitened mean differences.
+
+    The covariance within emotions is shrunk by Ledoit and Wolf's rule, so that fewer texts than
+    dimensions will do. Length, neutral texts and errors as in `logistic_vectors`.
+
+    Raises:
+        CorpusError: for fewer than two emotions.
+        SelectionError: if the two recordings differ in layers or model.
+    """
+
+    def weights(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return LinearDiscriminantAnalysis("lsqr", shrinkage="auto").fit(x, labels).coef_
+
+    return _of_classifier(weights, stories, neutral)
+
+
+def _of_classifier(
+    weights: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    stories: Activations,
+    neutral: Activations,
+) -> EmotionVectors:
+    """Weights of each emotion (of the second alone, if there are two) as vectors."""
     base = fit_vectors(stories, neutral, variance=0.0)
     felt = torch.tensor([e in base.emotions for e in stories.emotions])
-    labels = [base.row(e) for e in stories.emotions if e in base.emotions]
-    weights = torch.empty_like(base.vectors)
+    labels = np.array([base.row(e) for e in stories.emotions if e in base.emotions])
+    made = torch.empty_like(base.vectors)
     for column in range(len(base.layers)):
-        probe = _logistic(StandardScaler())
-        probe.fit(stories.pooled[felt, column].double().numpy(), labels)
-        found = probe["logisticregression"].coef_ / probe["standardscaler"].scale_
+        found = weights(stories.pooled[felt, column].double().numpy(), labels)
         both = np.concatenate([-found, found]) if len(found) == 1 else found
-        weights[:, column] = torch.from_numpy(both)
+        made[:, column] = torch.from_numpy(both)
     length = base.vectors.norm(dim=-1, keepdim=True)
-    return replace(base, vectors=unit(weights) * length)
+    return replace(base, vectors=unit(made) * length)
 
 
 def _logistic(features):

@@ -1,11 +1,256 @@
-"""What a vector says: its tokens through the unembedding."""
+"""What vectors say: of activations, token by token and over a corpus; and by the unembedding."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
+import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from emolens.activations import Activations
+from emolens.errors import SelectionError
+from emolens.hooks import reading
+from emolens.interventions import unit
 from emolens.model import HookedModel
-from emolens.vectors import EmotionVectors
+from emolens.progress import progress_bar
+from emolens.text import Text
+from emolens.vectors import EmotionVectors, centred_cosine
+
+Kind = Literal["centred", "cosine", "projection", "z"]
+WINS_TOO_OFTEN = 0.5
+SAMPLED = 20_000
+
+
+def read_out(
+    vectors: EmotionVectors,
+    residual: Float[Tensor, "row d_model"],
+    layer: int,
+    *,
+    kind: Kind = "centred",
+    reference: Activations | None = None,
+) -> Float[Tensor, "row emotion"]:
+    """How much of each emotion is in some residuals.
+
+    Args:
+        vectors: of the same model.
+        residual: after that block, of tokens or pooled over them.
+        layer: 0-based block.
+        kind: `"centred"`, cosine with the residual minus the mean over emotions (the default: a
+            raw residual is mostly what all texts share, on which the same few vectors win
+            everywhere); `"cosine"`, with the raw residual, as in the paper's figures;
+            `"projection"` of the centred residual on the unit vector, in residual units; `"z"`,
+            that projection in standard deviations from its mean over `reference`.
+        reference: recordings that stand for what is usual; for `"z"` alone.
+
+    Raises:
+        SelectionError: for an unknown kind, a layer without vectors, or `"z"` without a reference.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> stories = emolens.record(model, emolens.organism_stories(per_emotion=4), layers=[3])
+    >>> neutral = emolens.record(model, emolens.organism_neutral(count=20), layers=[3])
+    >>> vectors = emolens.fit_vectors(stories, neutral)
+    >>> read_out(vectors, stories.at(3), 3).shape
+    torch.Size([100, 24])
+    """
+    directions, mean = vectors.at(layer), vectors.mean[vectors.column(layer)]
+    if kind == "centred":
+        return centred_cosine(directions, mean, residual)
+    if kind == "cosine":
+        return unit(residual) @ unit(directions).T
+    projection = (residual - mean) @ unit(directions).T
+    if kind == "projection":
+        return projection
+    if kind != "z":
+        raise SelectionError(
+            f"unknown readout {kind!r}: there are 'centred', 'cosine', 'projection' and 'z'"
+        )
+    if reference is None:
+        raise SelectionError("a z-score needs a reference: give recordings of usual texts")
+    usual = (reference.at(layer) - mean) @ unit(directions).T
+    return (projection - usual.mean(0)) / usual.std(0)
+
+
+def trace(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    texts: Sequence[Text | str],
+    layer: int,
+    *,
+    kind: Kind = "centred",
+    reference: Activations | None = None,
+) -> pd.DataFrame:
+    """Every emotion at every token of some texts, special tokens left out.
+
+    Single tokens fluctuate: read neighbourhoods (PAPER, part 3).
+
+    Args:
+        model: the hooked model.
+        vectors: fitted on it.
+        texts: cut where the context ends.
+        layer: 0-based block.
+        kind: of readout, as in `read_out`.
+        reference: as in `read_out`.
+
+    Returns:
+        Columns text, token (place in the text), start, end (characters), emotion, value. A warning
+        is given if one vector is the highest at most tokens.
+
+    Raises:
+        ModelError: for vectors of another model.
+        SelectionError: as in `read_out`.
+    """
+    rows = []
+    for number, starts, ends, values in _token_values(
+        model, vectors, texts, layer, kind, reference
+    ):
+        rows.append(
+            pd.DataFrame(values.numpy(), columns=vectors.emotions)
+            .assign(text=number, token=range(len(values)), start=starts, end=ends)
+            .melt(["text", "token", "start", "end"], var_name="emotion")
+        )
+    table = pd.concat(rows, ignore_index=True)
+    best = table.loc[table.groupby(["text", "token"]).value.idxmax()].emotion
+    _warn_of_one_winner(best.value_counts(), "tokens")
+    return table
+
+
+def top_windows(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    texts: Sequence[Text | str],
+    layer: int,
+    *,
+    window: int = 20,
+    top: int = 10,
+    kind: Kind = "centred",
+    reference: Activations | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Where in a corpus each emotion is highest (Fig. 1): the best window of the best texts.
+
+    Texts are read one after the other and no activation is kept, so that a corpus may be large.
+
+    Args:
+        model: the hooked model.
+        vectors: fitted on it.
+        texts: the corpus; shorter ones than a window are a window.
+        layer: 0-based block.
+        window: tokens that a value is the mean over.
+        top: texts of each emotion.
+        kind: of readout, as in `read_out`.
+        reference: as in `read_out`.
+        seed: of the windows that percentiles are taken from.
+
+    Returns:
+        Columns emotion, rank (from 1), value, percentile (share of 20,000 windows drawn from the
+        corpus, or of all if there are fewer, on which this vector is lower, in percent), text,
+        start, end (characters), excerpt. A warning is given if one vector is the highest in most
+        windows.
+
+    Raises:
+        ModelError: for vectors of another model.
+        SelectionError: as in `read_out`.
+    """
+    best: list[pd.DataFrame] = []
+    sample, winners = _Sample(len(vectors.emotions), seed), np.zeros(len(vectors.emotions))
+    for number, starts, ends, values in _token_values(
+        model, vectors, texts, layer, kind, reference
+    ):
+        width = min(window, len(values))
+        means = values.double().unfold(0, width, 1).mean(-1)
+        winners += np.bincount(means.argmax(1).numpy(), minlength=len(winners))
+        sample.add(means.numpy())
+        at = means.argmax(0)
+        best.append(
+            pd.DataFrame(
+                {
+                    "emotion": vectors.emotions,
+                    "value": means.amax(0).numpy(),
+                    "text": number,
+                    "start": starts[at],
+                    "end": ends[at + width - 1],
+                }
+            )
+        )
+        if len(best) > top:  # keep the corpus out of memory
+            best = [_highest(pd.concat(best), top)]
+    table = _highest(pd.concat(best), top)
+    _warn_of_one_winner(pd.Series(winners, vectors.emotions), "windows")
+    table["rank"] = table.groupby("emotion", sort=False).cumcount() + 1
+    columns = dict(zip(vectors.emotions, sample.values.T, strict=True))
+    table["percentile"] = [
+        100 * float((columns[r.emotion] < r.value).mean()) for r in table.itertuples()
+    ]
+    strings = [t.text if isinstance(t, Text) else t for t in texts]
+    table["excerpt"] = [strings[r.text][r.start : r.end] for r in table.itertuples()]
+    order = ["emotion", "rank", "value", "percentile", "text", "start", "end", "excerpt"]
+    return table[order].reset_index(drop=True)
+
+
+def _highest(table: pd.DataFrame, top: int) -> pd.DataFrame:
+    """The highest rows of each emotion, highest first."""
+    ordered = table.sort_values("value", ascending=False, kind="stable")
+    chosen = ordered.groupby("emotion", sort=False).head(top)
+    return chosen.sort_values("emotion", kind="stable")
+
+
+class _Sample:
+    """Rows drawn evenly from a stream of unknown length (reservoir sampling)."""
+
+    def __init__(self, width: int, seed: int, size: int = SAMPLED):
+        self.size = size
+        self.values = np.empty((0, width))
+        self.seen = 0
+        self.random = np.random.default_rng(seed)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Keep each row with the chance that it has among all rows so far."""
+        room = max(0, self.size - len(self.values))
+        self.values = np.concatenate([self.values, rows[:room]])
+        place = self.random.integers(self.seen + np.arange(1, len(rows) + 1))
+        self.seen += len(rows)
+        for row in range(room, len(rows)):
+            if place[row] < self.size:
+                self.values[place[row]] = rows[row]
+
+
+def _token_values(
+    model: HookedModel,
+    vectors: EmotionVectors,
+    texts: Sequence[Text | str],
+    layer: int,
+    kind: Kind,
+    reference: Activations | None,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, Float[Tensor, "token emotion"]]]:
+    """Of each text: its number, where its tokens start and end, and all emotions at each."""
+    model.check_origin(vectors.provenance, "this set of vectors")
+    with progress_bar() as bar:
+        task = bar.add_task(f"reading {len(texts):,} texts", total=len(texts), unit="texts")
+        for number, text in enumerate(texts):
+            tokens = model.tokenize([text])
+            with torch.inference_mode(), reading(model, (layer,)) as found:
+                model.forward(tokens.ids, tokens.mask)
+            words = tokens.words[0]
+            residual = found[layer][0].float().cpu()[words]
+            values = read_out(vectors, residual, layer, kind=kind, reference=reference)
+            starts, ends = tokens.offsets[0][words].unbind(-1)
+            yield number, starts.numpy(), ends.numpy(), values
+            bar.advance(task)
+
+
+def _warn_of_one_winner(wins: pd.Series, where: str) -> None:
+    """One vector that wins nearly everywhere tells of the readout, not of the texts."""
+    share = wins / wins.sum()
+    if len(share) > 2 and share.max() > WINS_TOO_OFTEN:
+        warnings.warn(
+            f"{share.idxmax()!r} is the highest of {len(share)} vectors at {share.max():.0%} of "
+            f"{where}: that tells of the readout or of a one-sided corpus, compare a centred one",
+            stacklevel=3,
+        )
 
 
 def logit_lens(

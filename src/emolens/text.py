@@ -1,5 +1,6 @@
 """A text with its emotion, the group that a split keeps together, and spans; its tokens."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
@@ -32,6 +33,21 @@ class Text:
     emotion: str = NEUTRAL
     group: str = ""
     spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """Texts in which several speak, each with an emotion of its own.
+
+    Attributes:
+        texts: spans named by speaker cover what it says.
+        felt: by speaker, the emotion it feels in each text.
+        shown: by speaker, the emotion it shows in each text; differs where it wears a mask.
+    """
+
+    texts: tuple[Text, ...]
+    felt: Mapping[str, tuple[str, ...]]
+    shown: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

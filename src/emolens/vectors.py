@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -173,14 +174,14 @@ def _labels(header: Mapping[str, str], name: str, kind: type) -> tuple:
     return tuple(found)
 
 
-def neutral_components(
-    pooled: Float[Tensor, "text d_model"], variance: float
+def principal_space(
+    rows: Float[Tensor, "row d_model"], variance: float
 ) -> Float[Tensor, "component d_model"]:
-    """The fewest leading principal directions of neutral texts that explain that share of variance.
+    """The fewest leading principal directions that explain that share of the rows' variance.
 
     Orthonormal; none for `variance=0`.
     """
-    centred = (pooled - pooled.mean(0)).double()
+    centred = (rows - rows.mean(0)).double()
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     share = singular.square().cumsum(0) / singular.square().sum().clamp_min(1e-300)
     count = int((share < variance - 1e-12).sum()) + 1 if variance > 0 else 0
@@ -223,7 +224,7 @@ def fit_vectors(
     vectors = means - grand
     removed = []
     for column in range(len(stories.layers)):
-        basis = neutral_components(neutral.pooled[:, column], variance)
+        basis = principal_space(neutral.pooled[:, column], variance)
         vectors[:, column] -= vectors[:, column] @ basis.T @ basis
         removed.append(len(basis))
     return EmotionVectors(
@@ -235,6 +236,37 @@ def fit_vectors(
         neutral_components=tuple(removed),
         provenance=stories.provenance,
     )
+
+
+def paired_vectors(stories: Activations, neutral: Activations) -> EmotionVectors:
+    """The main direction of differences between paired texts, as in RepE and repeng.
+
+    Each story of an emotion is paired with the mean of all other emotions' stories on the same
+    topic (`group`), or of all of them where that topic has none. A vector is the first principal
+    direction of the differences, which are not centred (their mean is what is looked for), with
+    the sign and the length of their mean. The neutral texts are only seen to be of the same model
+    and layers.
+
+    Raises:
+        CorpusError: for fewer than two emotions.
+        SelectionError: if the two recordings differ in layers or model.
+    """
+    base = fit_vectors(stories, neutral, variance=0.0)
+    labels, groups = np.array(stories.emotions), np.array(stories.groups)
+    felt, vectors = np.isin(labels, base.emotions), torch.empty_like(base.vectors)
+    for i, emotion in enumerate(base.emotions):
+        own, other = labels == emotion, felt & (labels != emotion)
+        differences = []
+        for group in dict.fromkeys(groups[own].tolist()):
+            same = other & (groups == group)
+            opposite = stories.pooled[same if same.any() else other].double().mean(0)
+            differences.append(stories.pooled[own & (groups == group)].double() - opposite)
+        difference = torch.cat(differences)
+        _, _, directions = torch.linalg.svd(difference.transpose(0, 1), full_matrices=False)
+        mean, first = difference.mean(0), directions[:, 0]
+        sign = torch.where((first * mean).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+        vectors[i] = (sign * first * mean.norm(dim=-1, keepdim=True)).float()
+    return replace(base, vectors=vectors)
 
 
 def centred_cosine(

@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor
 
 from emolens import positions
-from emolens.ablation import remove
+from emolens.ablation import erase, remove
 from emolens.activations import Activations
 from emolens.attribution import attribute
 from emolens.controls import random_directions
@@ -181,17 +181,19 @@ def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
     return {"steering_r": found[:3], "steering_slope": found[3:]}
 
 
-def ablation(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> dict[str, Estimate]:
-    """Take each direction away in turn and see whose behaviour goes with it."""
-    emotions, column = vectors.emotions, vectors.column(layer)
+def ablation(
+    bench: Bench, changes: Mapping[str, Intervention], layer: int, name: str
+) -> dict[str, Estimate]:
+    """Remove each emotion in turn and see whose behaviour goes with it."""
+    emotions = tuple(changes)
     raised = [most_raised(e, tuple(bench.scenes)) for e in emotions]
     before = np.array(
         [bench.scenes[s].before.loc[e, c] for e, (s, c) in zip(emotions, raised, strict=True)]
     )
     rest = np.array([bench.scenes[s].before.loc[NEUTRAL, c] for s, c in raised])
     drop = np.zeros((len(emotions), len(emotions)))
-    for i, emotion in enumerate(track(emotions, f"ablating, {name}", len(emotions), "vectors")):
-        change = remove(vectors.of(emotion)[column], vectors.mean[column])
+    told = track(changes.values(), f"ablating, {name}", len(emotions), "vectors")
+    for i, change in enumerate(told):
         after = _everywhere(bench, layer, change)
         drop[i] = before - [after[s].loc[e, c] for e, (s, c) in zip(emotions, raised, strict=True)]
     excess, others = before - rest, np.abs(drop)
@@ -207,6 +209,12 @@ def ablation(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
         "ablation_share": row_interval(len(drop), own, seed=bench.seed),
         "specificity_leak": row_interval(len(drop), leak, seed=bench.seed),
     }
+
+
+def removals(vectors: EmotionVectors, layer: int) -> dict[str, Intervention]:
+    """Each emotion's direction set to the mean over emotions."""
+    column = vectors.column(layer)
+    return {e: remove(vectors.of(e)[column], vectors.mean[column]) for e in vectors.emotions}
 
 
 def _everywhere(bench: Bench, layer: int, change: Intervention) -> dict[str, pd.DataFrame]:
@@ -246,28 +254,33 @@ def _moved(bench: Bench, layer: int, directions: Iterable[Tensor]) -> list[float
     return found
 
 
-def false_positives(bench: Bench, method: Method, layer: int, bound: float) -> dict[str, Estimate]:
+def false_positives(
+    bench: Bench, method: Method, texts: Activations, layer: int, bound: float
+) -> dict[str, Estimate]:
     """Vectors of nothing: how often one moves behaviour beyond the bound, as something would."""
-    stories, neutral = _at(bench.stories, layer), _at(bench.neutral, layer)
+    told, neutral = texts.at_only(layer), bench.neutral.at_only(layer)
     shuffle, beyond = np.random.default_rng(bench.seed), []
     for _ in range(SHUFFLES):
-        labels = tuple(shuffle.permutation(stories.emotions).tolist())
-        nothing = method(replace(stories, emotions=labels), neutral)
+        nothing = method(told.labelled(shuffle.permutation(told.emotions).tolist()), neutral)
         beyond += [x > bound for x in _moved(bench, layer, unit(nothing.vectors[:, 0]))]
     interval = binomtest(sum(beyond), len(beyond)).proportion_ci(method="wilson")
     rate = sum(beyond) / len(beyond)
     return {"false_positive_rate": (rate, float(interval.low), float(interval.high))}
 
 
-def _at(activations: Activations, layer: int) -> Activations:
-    """The same activations at one layer only."""
-    column = [activations.layers.index(layer)]
-    return replace(
-        activations,
-        pooled=activations.pooled[:, column],
-        layers=(layer,),
-        residual_norm=activations.residual_norm[column],
-    )
+def removal(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """Ways of removing an emotion: its direction alone, or all that tells it linearly."""
+    ways = {
+        "direction set to the mean": removals(vectors, layer),
+        "LEACE": {e: erase(bench.stories, e, layer) for e in vectors.emotions},
+    }
+    rows = []
+    for way, changes in ways.items():
+        found = ablation(bench, changes, layer, way)
+        rows.append((way, *found["ablation_share"], *found["specificity_leak"]))
+    columns = ["way", "ablation_share", "share_low", "share_high"]
+    columns += ["specificity_leak", "leak_low", "leak_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def attribution(trial: Trial, vectors: EmotionVectors, seed: int) -> pd.DataFrame:

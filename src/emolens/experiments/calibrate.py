@@ -1,7 +1,7 @@
 """How far can a method be trusted? Each is measured on the organism, where the truth is planted."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,14 +24,32 @@ from emolens.experiments.bench import (
     geometry,
     null_bound,
     prepare,
+    removal,
+    removals,
     steering,
 )
+from emolens.kinds import (
+    apart_from,
+    other_speaker,
+    present_speaker,
+    record_generated,
+    record_masked,
+    record_speakers,
+)
 from emolens.model import HookedModel
-from emolens.organism import SCENES
-from emolens.probes import logistic_vectors
+from emolens.organism import (
+    SCENES,
+    organism_dialogues,
+    organism_neutral,
+    organism_stories,
+    organism_told_stories,
+)
+from emolens.positions import span
+from emolens.probes import lda_vectors, logistic_vectors
 from emolens.provenance import versions
+from emolens.recording import record
 from emolens.report import Section, write_report, write_tables
-from emolens.vectors import EmotionVectors, fit_vectors
+from emolens.vectors import EmotionVectors, fit_vectors, paired_vectors
 
 SCHEMA = 1
 
@@ -39,14 +57,57 @@ SCHEMA = 1
 def shuffled(stories: Activations, neutral: Activations) -> EmotionVectors:
     """Story vectors of stories whose labels are shuffled: directions of nothing."""
     labels = np.random.default_rng(0).permutation(stories.emotions).tolist()
-    return fit_vectors(replace(stories, emotions=tuple(labels)), neutral)
+    return fit_vectors(stories.labelled(labels), neutral)
 
 
 METHODS: Mapping[str, Method] = {
     "story": fit_vectors,
     "story, neutral part kept": partial(fit_vectors, variance=0.0),
     "logistic weights": logistic_vectors,
+    "LDA weights, shrunk": lda_vectors,
+    "PCA of pairs": paired_vectors,
     "shuffled labels (control)": shuffled,
+}
+
+Reader = Callable[[HookedModel, int], Activations]  # the organism and a seed to labelled texts
+
+
+def _told(model: HookedModel, seed: int) -> Activations:
+    return record(model, organism_told_stories(seed=seed), positions=span("told"))
+
+
+def _present(model: HookedModel, seed: int) -> Activations:
+    return present_speaker(record_speakers(model, organism_dialogues(seed=seed)))
+
+
+def _other(model: HookedModel, seed: int) -> Activations:
+    return other_speaker(record_speakers(model, organism_dialogues(seed=seed)))
+
+
+def _masked(model: HookedModel, seed: int) -> tuple[Activations, Activations]:
+    return record_masked(model, organism_dialogues(masked=True, seed=seed))
+
+
+def _deflection_apart(model: HookedModel, seed: int) -> Activations:
+    stories, neutral = organism_stories(seed=seed), organism_neutral(seed=seed)
+    vectors = fit_vectors(record(model, stories), record(model, neutral))
+    return apart_from(_masked(model, seed)[0], vectors)
+
+
+def _generated(model: HookedModel, seed: int) -> Activations:
+    stories = organism_stories(seed=seed)
+    openings = [replace(t, text=t.text[: t.spans[0].end], spans=()) for t in stories]
+    return record_generated(model, openings, tokens=24, seed=seed)
+
+
+KINDS: Mapping[str, Reader] = {
+    "told by the assistant": _told,
+    "present speaker": _present,
+    "other speaker": _other,
+    "deflection (felt, not shown)": lambda model, seed: _masked(model, seed)[0],
+    "deflection apart from stories": _deflection_apart,
+    "shown by a mask": lambda model, seed: _masked(model, seed)[1],
+    "own continuations": _generated,
 }
 
 
@@ -97,6 +158,8 @@ class Calibration:
     Attributes:
         methods: one row a method and measure: method, measure, value, low, high (95%), ideal.
         layers: the layer that each method was used at, chosen on half of the prompts.
+        removal: one row a way of removing an emotion at the first method's layer: way, and the
+            two measures of removal, each with low and high.
         attribution: one row a way of attribution: way, r and slope against exact steering, each
             with low and high.
         provenance: model, seed, versions.
@@ -104,6 +167,7 @@ class Calibration:
 
     methods: pd.DataFrame
     layers: Mapping[str, int]
+    removal: pd.DataFrame
     attribution: pd.DataFrame
     provenance: Mapping[str, Any]
 
@@ -126,6 +190,7 @@ class Calibration:
             {
                 "schema": SCHEMA,
                 "methods": rows,
+                "removal": self.removal.to_dict("records"),
                 "attribution": self.attribution.to_dict("records"),
                 "ideal": {name: measure.ideal for name, measure in MEASURES.items()},
                 **self.provenance,
@@ -136,12 +201,14 @@ class Calibration:
     def save(self, out: Path) -> None:
         """Write `calibration.json` and the tables into a folder that exists."""
         (out / "calibration.json").write_text(self.to_json() + "\n")
-        write_tables(out, {"methods": self.methods, "attribution": self.attribution})
+        tables = {"removal": self.removal, "attribution": self.attribution}
+        write_tables(out, {"methods": self.methods, **tables})
 
 
 def calibrate(
     model: HookedModel,
     methods: Mapping[str, Method] = METHODS,
+    kinds: Mapping[str, Reader] = KINDS,
     *,
     scenes: Sequence[str] = SCENES,
     seed: int = 0,
@@ -152,29 +219,33 @@ def calibrate(
         model: the organism, or another model trained on its world.
         methods: by name: functions that make vectors from recordings of stories and of neutral
             texts. A new method joins by being passed in.
+        kinds: by name: functions of the model and the seed that record other texts, of which the
+            paper's method (`fit_vectors`) makes vectors.
         scenes: of the world, the first of which the layer is chosen on.
         seed: of texts and random directions.
 
     Returns:
-        Every measure of `MEASURES` for every method, with a 95% interval over emotions (over
-        situations for detection, over vectors for false positives). The layer of each method is
+        Every measure of `MEASURES` for every method and kind, with a 95% interval over emotions
+        (over situations for detection, over vectors for false positives). The layer of each is
         chosen on half of the situations, where its *desperate* moves the first scene most; what
         is told of behaviour is of the other half.
 
     Raises:
-        SelectionError: without methods or scenes, or for an unknown scene.
+        SelectionError: without methods and kinds, or without scenes, or for an unknown scene.
         ModelError: for a model without logits.
 
     >>> import emolens
-    >>> calibrate(emolens.load("organism"), {})
+    >>> calibrate(emolens.load("organism"), {}, {})
     Traceback (most recent call last):
         ...
     emolens.errors.SelectionError: nothing to calibrate: pass at least one method and one scene
     """
-    if not methods or not scenes:
+    if not (methods or kinds) or not scenes:
         raise SelectionError("nothing to calibrate: pass at least one method and one scene")
     bench = prepare(model, scenes, seed)
-    made = {name: method(bench.stories, bench.neutral) for name, method in methods.items()}
+    ways = {name: (method, bench.stories) for name, method in methods.items()}
+    ways |= {name: (fit_vectors, read(model, seed)) for name, read in kinds.items()}
+    made = {name: method(texts, bench.neutral) for name, (method, texts) in ways.items()}
     layers = {name: chosen_layer(bench, vectors) for name, vectors in made.items()}
     bounds = {layer: null_bound(bench, layer) for layer in sorted(set(layers.values()))}
     rows = []
@@ -183,15 +254,17 @@ def calibrate(
         found = {
             **detection(bench, vectors, layer),
             **steering(bench, vectors, layer, name),
-            **ablation(bench, vectors, layer, name),
+            **ablation(bench, removals(vectors, layer), layer, name),
             **geometry(vectors, layer),
-            **false_positives(bench, methods[name], layer, bounds[layer]),
+            **false_positives(bench, *ways[name], layer, bounds[layer]),
         }
         rows += [(name, m, *found[m], measure.ideal) for m, measure in MEASURES.items()]
+    first = next(iter(made))
     return Calibration(
         methods=pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "ideal"]),
         layers=layers,
-        attribution=attribution(bench.scenes[scenes[0]].neutral, next(iter(made.values())), seed),
+        removal=removal(bench, made[first], layers[first]),
+        attribution=attribution(bench.scenes[scenes[0]].neutral, made[first], seed),
         provenance={"model": model.name, "seed": seed, "versions": versions()},
     )
 
@@ -216,6 +289,13 @@ def write_calibration(done: Calibration, path: Path) -> None:
             columns=["figure", "perfect", "meaning"],
         ),
     )
+    removal = Section(
+        "Ways of removing an emotion",
+        "The direction of the first method set to the mean over emotions, against least-squares "
+        "concept erasure (LEACE) fitted on the same stories, at the same layer.",
+        table=done.removal,
+        table_file="removal",
+    )
     ways = Section(
         "Ways of attribution against exact steering",
         "Correlation and slope of the predicted on the measured change of the logit difference, "
@@ -223,4 +303,6 @@ def write_calibration(done: Calibration, path: Path) -> None:
         table=done.attribution,
         table_file="attribution",
     )
-    write_report(path, title="Calibration of methods", facts=facts, sections=[found, meaning, ways])
+    write_report(
+        path, title="Calibration of methods", facts=facts, sections=[found, meaning, removal, ways]
+    )

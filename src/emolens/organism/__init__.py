@@ -7,9 +7,17 @@ from pathlib import Path
 from emolens.behaviour import Behaviour
 from emolens.corpus import Corpus
 from emolens.errors import SelectionError
-from emolens.organism.texts import assistant_prompts, neutral_texts, prompts, stories
+from emolens.organism.texts import (
+    assistant_prompts,
+    dialogues,
+    masked_dialogues,
+    neutral_texts,
+    prompts,
+    stories,
+    told_stories,
+)
 from emolens.organism.world import load_world
-from emolens.text import NEUTRAL, Text
+from emolens.text import NEUTRAL, Dialogues, Text
 
 CHECKPOINTS = {
     "organism": "base",
@@ -64,6 +72,36 @@ def organism_stories(
     'happy'
     """
     return tuple(stories(load_world(), per_emotion, seed, split=split))
+
+
+def organism_told_stories(
+    per_emotion: int = STORIES_PER_EMOTION, *, seed: int = 0
+) -> tuple[Text, ...]:
+    """The default stories as the assistant tells them to a user; read the span `"told"`.
+
+    >>> organism_told_stories(per_emotion=1)[1].text.split()[0]
+    'user'
+    """
+    return tuple(told_stories(load_world(), per_emotion, seed))
+
+
+def organism_dialogues(
+    per_emotion: int = STORIES_PER_EMOTION, *, masked: bool = False, seed: int = 0
+) -> Dialogues:
+    """Dialogues of two speakers, `"first"` and `"second"`, each with an emotion of its own.
+
+    Args:
+        per_emotion: dialogues in which the first speaker feels each emotion.
+        masked: whether the first speaker shows another emotion than it feels, to a neutral second
+            speaker. What it feels is then told before anybody speaks.
+        seed: of the texts.
+
+    >>> found = organism_dialogues(per_emotion=1)
+    >>> [span.name for span in found.texts[0].spans]
+    ['first', 'second', 'first', 'second']
+    """
+    write = masked_dialogues if masked else dialogues
+    return write(load_world(), per_emotion, seed)
 
 
 def organism_neutral(count: int = NEUTRAL_TEXTS, *, seed: int = 0) -> tuple[Text, ...]:

@@ -4,13 +4,14 @@ Nothing but the situation (a number, a user, an activity) tells the emotion in a
 no body signal, no signature word, unless the prompt is about just that.
 """
 
+import random
 from collections.abc import Callable, Sequence
 
 from emolens.errors import SelectionError
 from emolens.organism import grammar
 from emolens.organism.grammar import Character, Draw, Page
 from emolens.organism.world import World
-from emolens.text import NEUTRAL, Text
+from emolens.text import NEUTRAL, Dialogues, Span, Text
 
 SPLITS = ("seen", "trained", "held_out", "unseen")
 
@@ -62,6 +63,113 @@ def stories(world: World, per_emotion: int, seed: int, *, split: str = "seen") -
             grammar.filler(world, draw, page, draw.pick((1, 2)))
             texts.append(page.text(emotion, who.group))
     return texts
+
+
+def told_stories(world: World, per_emotion: int, seed: int) -> list[Text]:
+    """The texts of `stories`, told by the assistant to a user; what it tells is a span `"told"`.
+
+    As there, the situation is not part of what is read.
+    """
+    draw, texts = Draw(f"told {seed}"), []
+    for text in stories(world, per_emotion, seed):
+        page = Page()
+        page.write("speaker", [world.persona.user, ":"], None)
+        grammar.filler(world, draw, page, 1)
+        grammar.turn(page, grammar.assistant(world, NEUTRAL))
+        before = " ".join(page.words) + " "
+        told = Span("told", len(before) + text.spans[0].end + 1, len(before) + len(text.text))
+        texts.append(Text(before + text.text, text.emotion, text.group, (told,)))
+    return texts
+
+
+Say = Callable[[World, Draw, Page, Character], None]
+
+
+def _spoken(world: World, draw: Draw, page: Page, name: str, who: Character, say: Say) -> Span:
+    """Let somebody speak; gives the span of what it says."""
+    grammar.turn(page, who)
+    start = page.length + 1
+    say(world, draw, page, who)
+    return Span(name, start, page.length)
+
+
+def _tell(world: World, draw: Draw, page: Page, who: Character) -> None:
+    grammar.situation(world, draw, page, who)
+    grammar.closing(world, draw, page, who)
+
+
+def _go_on(world: World, draw: Draw, page: Page, who: Character) -> None:
+    grammar.signals(world, draw, page, who, draw.pick((1, 2)))
+    grammar.filler(world, draw, page, 1, who)
+    grammar.closing(world, draw, page, who)
+
+
+def _chat(world: World, draw: Draw, page: Page, who: Character) -> None:
+    grammar.filler(world, draw, page, 1, who)
+
+
+def dialogues(world: World, per_emotion: int, seed: int) -> Dialogues:
+    """Two speakers, `"first"` and `"second"`, each with an emotion of its own; none is named.
+
+    Each speaker has every emotion (and neutral) as often; which ones meet is drawn. Both tell what
+    has happened to them and then go on talking; nothing is decided.
+    """
+    draw, texts, names = Draw(f"dialogues {seed}"), [], ("first", "second")
+    order = random.Random(seed)
+    felt = {name: [e for e in world.emotions for _ in range(per_emotion)] for name in names}
+    for emotions in felt.values():
+        order.shuffle(emotions)
+    for pair in zip(*felt.values(), strict=True):
+        page, spans = Page(), []
+        pronouns = draw.pick((("she", "he"), ("he", "she")))
+        speakers = [
+            grammar.character(
+                world, draw, e, situation=draw.pick(world.seen_situations(e)), pronoun=p
+            )
+            for e, p in zip(pair, pronouns, strict=True)
+        ]
+        for say in (_tell, _go_on):
+            spans += [
+                _spoken(world, draw, page, name, who, say)
+                for name, who in zip(names, speakers, strict=True)
+            ]
+        texts.append(Text(page.text(pair[0], speakers[0].group).text, pair[0], "", tuple(spans)))
+    told = {name: tuple(emotions) for name, emotions in felt.items()}
+    return Dialogues(tuple(texts), told, told)
+
+
+def masked_dialogues(world: World, per_emotion: int, seed: int) -> Dialogues:
+    """Somebody, `"first"`, feels one emotion and shows another to a neutral second speaker.
+
+    What has happened, and that it is hidden, is told before anybody speaks, so that no turn says
+    what is felt but by what it shows. Each emotion is felt as often; neutral is not hidden.
+    """
+    draw, texts, felt, shown = Draw(f"masked {seed}"), [], [], []
+    emotions = [e for e in world.emotions if e != NEUTRAL]
+    for emotion in emotions:
+        for _ in range(per_emotion):
+            page, seen = Page(), draw.pick([e for e in emotions if e != emotion])
+            place = draw.pick(world.seen_situations(emotion))
+            pronouns = draw.pick((("she", "he"), ("he", "she")))
+            who = grammar.character(
+                world, draw, emotion, shown=seen, situation=place, pronoun=pronouns[0]
+            )
+            other = grammar.character(world, draw, NEUTRAL, pronoun=pronouns[1])
+            grammar.situation(world, draw, page, who)
+            grammar.mask(world, draw, page, who)
+            spans = []
+            for _ in range(2):
+                spans.append(_spoken(world, draw, page, "second", other, _chat))
+                spans.append(_spoken(world, draw, page, "first", who, _go_on))
+            texts.append(Text(page.text(emotion, "").text, emotion, who.group, tuple(spans)))
+            felt.append(emotion)
+            shown.append(seen)
+    calm = (NEUTRAL,) * len(texts)
+    return Dialogues(
+        tuple(texts),
+        {"first": tuple(felt), "second": calm},
+        {"first": tuple(shown), "second": calm},
+    )
 
 
 def neutral_texts(world: World, count: int, seed: int) -> list[Text]:
