@@ -1,6 +1,7 @@
 """A text with its emotion, the group that a split keeps together, and spans; its tokens."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -50,7 +51,7 @@ class Tokens:
     offsets: Int[Tensor, "text token 2"]
     cut: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def words(self) -> Bool[Tensor, "text token"]:
         """The mask without special tokens (begin, separator), whose residuals are outliers."""
         return self.mask & (self.offsets[..., 1] > self.offsets[..., 0])
