@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,16 +117,14 @@ class HookedModel:
             rows = self.tokenizer(
                 strings, truncation=True, max_length=self.n_ctx, return_offsets_mapping=True
             )
-        width = max(map(len, rows["input_ids"]))
-        fill = self.tokenizer.pad_token_id or 0
-        ids = torch.full((len(strings), width), fill)
-        mask = torch.zeros((len(strings), width), dtype=torch.bool)
-        offsets = torch.zeros((len(strings), width, 2), dtype=torch.long)
-        pairs = zip(rows["input_ids"], rows["offset_mapping"], strict=True)
-        for i, (row, ranges) in enumerate(pairs):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = True
-            offsets[i, : len(row)] = torch.tensor(ranges)
+        lengths = torch.tensor([len(row) for row in rows["input_ids"]])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
+        offsets = torch.zeros((*mask.shape, 2), dtype=torch.long)
+        # one flat list each: a tensor for every row takes longer than the tokenizer
+        ids[mask] = torch.tensor(list(chain.from_iterable(rows["input_ids"])), dtype=torch.long)
+        ends = chain.from_iterable(chain.from_iterable(rows["offset_mapping"]))
+        offsets[mask] = torch.tensor(list(ends), dtype=torch.long).view(-1, 2)
         return Tokens(ids, mask, offsets, cut)
 
     def forward(
@@ -135,7 +134,9 @@ class HookedModel:
     ) -> Float[Tensor, "text token out"]:
         """Logits; hooks in force apply."""
         ids, mask = ids.to(self.device), mask.to(self.device)
-        return self.host(ids, attention_mask=mask.long())
+        # else Hugging Face copies and keeps every layer's keys and values, for tokens never asked
+        kept = {"use_cache": False} if self.causal and self.model_type is not None else {}
+        return self.host(ids, attention_mask=mask.long(), **kept)
 
     def generate(
         self, texts: Sequence[Text | str], *, tokens: int, temperature: float = 1.0, seed: int = 0

@@ -102,17 +102,15 @@ def story(texts: Sequence[Text], tokens: Tokens) -> Positions:
     From the 50th token on (PAPER 1.1) where a text has at least 80 tokens; a shorter text is
     read whole, after its opening span if it has one.
     """
-    mask, used = tokens.words.clone(), []
-    for i, text in enumerate(texts):
-        if int(tokens.words[i].sum()) >= STORY_MINIMUM:
-            mask[i] &= tokens.words[i].cumsum(0) > STORY_SKIP
-            used.append(f"from_token({STORY_SKIP})")
-        elif text.spans:
-            mask[i] &= tokens.offsets[i, :, 0] >= text.spans[0].end
-            used.append("after opening")
-        else:
-            used.append("all")
-    return Positions(mask, tuple(used))
+    long = tokens.words.sum(1) >= STORY_MINIMUM
+    openings = torch.tensor([text.spans[0].end if text.spans else 0 for text in texts])
+    later = tokens.words.cumsum(1) > STORY_SKIP
+    after = tokens.offsets[..., 0] >= openings[:, None]
+    short = ["after opening" if text.spans else "all" for text in texts]
+    used = [
+        f"from_token({STORY_SKIP})" if n else s for n, s in zip(long.tolist(), short, strict=True)
+    ]
+    return Positions(tokens.words & torch.where(long[:, None], later, after), tuple(used))
 
 
 def pick(rule: PositionRule, texts: Sequence[Text], tokens: Tokens) -> Positions:

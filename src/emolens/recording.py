@@ -232,6 +232,7 @@ def _pool(
 ) -> tuple[Float[Tensor, "rule row layer d_model"], Float[Tensor, "rule row layer"]]:
     """Mean residuals of some texts, and the summed norms of what the means are over."""
     ids, mask, picked = encoded.padded(rows)
+    picked = picked.to(model.device, torch.float32)  # once, not at every layer
     share = picked / picked.sum(-1, keepdim=True)
     pooled = torch.empty(*picked.shape[:2], len(layers), model.d_model, device=model.device)
     norms = torch.empty(*picked.shape[:2], len(layers), device=model.device)

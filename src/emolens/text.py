@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -66,7 +67,7 @@ class Tokens:
     offsets: Int[Tensor, "text token 2"]
     cut: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def words(self) -> Bool[Tensor, "text token"]:
         """The mask without special tokens (begin, separator), whose residuals are outliers."""
         return self.mask & (self.offsets[..., 1] > self.offsets[..., 0])
