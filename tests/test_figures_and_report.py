@@ -98,6 +98,23 @@ def test_the_similarity_map_hides_names_when_there_are_too_many():
     assert many["encoding"]["color"]["scale"]["domain"] == [-1, 1]
 
 
+def test_reliability_hides_names_when_there_are_too_many():
+    def drawn(n):
+        table = pd.DataFrame({"emotion": [f"e{i}" for i in range(n)], "split_half": 0.9})
+        table = table.assign(ceiling=0.95, self_cosine=0.93, self_low=0.9)
+        curve = pd.DataFrame({"stories": [2, 4], "cosine": [0.6, 0.8], "worst": [0.5, 0.7]})
+        return figures.reliability(table, curve).to_dict()
+
+    few, many = drawn(10), drawn(61)
+    assert few["hconcat"][0]["height"] == 140
+    assert [
+        c["hconcat"][0]["layer"][0]["encoding"]["y"]["axis"]["labels"] for c in (few, many)
+    ] == [
+        True,
+        False,
+    ]
+
+
 def test_a_chart_becomes_a_png_without_a_browser(dose, tmp_path):
     figures.dose_response(dose, "cheat").save(tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"

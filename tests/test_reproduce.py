@@ -47,6 +47,8 @@ def test_it_leaves_report_summary_tables_and_vectors(outcome):
         "steering",
         "ablation",
         "attribution",
+        "reliability",
+        "learning_curve",
     }
     for name in names:
         csv = pd.read_csv(outcome / "tables" / f"{name}.csv")
@@ -58,6 +60,9 @@ def test_it_leaves_report_summary_tables_and_vectors(outcome):
 def test_the_summary_has_its_keys_and_the_effects_have_their_signs(outcome):
     found = json.loads((outcome / "summary.json").read_text())
     assert found["schema"] == 1
+    reliable = found["reliability"]
+    assert 0.5 < reliable["split_half"] < reliable["ceiling"] < 1
+    assert 0.5 < reliable["self_cosine"] < 1
     assert len(found["probe_accuracy_by_layer"]) == 3
     assert min(found["probe_accuracy_by_layer"]) > 0.5
     p, steered = found["p_cheat"], found["steered_p_cheat"]

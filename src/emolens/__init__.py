@@ -84,6 +84,11 @@ if TYPE_CHECKING:
         natural_units as natural_units,
         pushes as pushes,
     )
+    from emolens.store import (
+        TokenStore as TokenStore,
+        open_store as open_store,
+        store_tokens as store_tokens,
+    )
     from emolens.text import Dialogues as Dialogues, Span as Span, Text as Text
     from emolens.vectors import (
         EmotionVectors as EmotionVectors,
@@ -108,6 +113,7 @@ _ROOMS = {
     "Span": "text",
     "Steer": "interventions",
     "Text": "text",
+    "TokenStore": "store",
     "Trial": "decisions",
     "ablate_layers": "ablation",
     "apart_from": "kinds",
@@ -135,6 +141,7 @@ _ROOMS = {
     "logistic_vectors": "probes",
     "logit_lens": "readout",
     "natural_units": "steering",
+    "open_store": "store",
     "organism_behaviour": "organism",
     "organism_corpus": "organism",
     "organism_dialogues": "organism",
@@ -162,6 +169,7 @@ _ROOMS = {
     "rsa": "geometry",
     "save_gguf": "exchange",
     "similarity": "geometry",
+    "store_tokens": "store",
     "text_baseline": "probes",
     "to_repeng": "exchange",
     "to_steering_vectors": "exchange",

@@ -111,6 +111,46 @@ def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> al
     return _finish(alt.layer(*drawn).properties(width=WIDTH, height=HEIGHT))
 
 
+def reliability(table: pd.DataFrame, curve: pd.DataFrame) -> alt.TopLevelMixin:
+    """How far each vector would be the same again, and how many stories that takes.
+
+    Args:
+        table: columns emotion, split_half, ceiling, self_cosine, self_low.
+        curve: columns stories, cosine, worst.
+    """
+    many = len(table) > MANY_EMOTIONS
+    numbers = ("split_half", "ceiling", "self_cosine", "self_low")
+    order = table.sort_values("self_cosine", ascending=False).emotion.tolist()
+    axis = alt.Axis(labels=not many, ticks=not many, labelFontSize=10)
+    base = alt.Chart(_rows(table, ("emotion", *numbers))).encode(
+        alt.Y("emotion:N", sort=order, title="", axis=axis), tooltip=_tip(("emotion",), numbers)
+    )
+    end = alt.X("self_low:Q", title="cosine", scale=alt.Scale(zero=False, nice=True))
+    left = alt.layer(
+        base.mark_rule(color=BLUE, opacity=0.4).encode(end, alt.X2("self_cosine:Q")),
+        base.mark_circle(color=BLUE, size=45, opacity=1).encode(alt.X("self_cosine:Q")),
+        base.mark_tick(color=DARK, thickness=2, size=4 if many else 11).encode(
+            alt.X("split_half:Q")
+        ),
+    ).properties(
+        width=WIDTH // 2 + 40,
+        height=4 * len(table) if many else 14 * len(table),
+        title=_note("blue: topics drawn anew, down to the worst 2.5%; dark: two halves"),
+    )
+    lines = alt.Chart(_rows(curve, ("stories", "cosine", "worst"))).encode(
+        alt.X("stories:Q", title="stories of each emotion", scale=alt.Scale(type="log", base=2)),
+        tooltip=_tip((), ("stories", "cosine", "worst")),
+    )
+    y = alt.Scale(domain=[0, 1])
+    right = alt.layer(
+        lines.mark_line(point=True, color=BLUE).encode(
+            alt.Y("cosine:Q", title="cosine with the vector of all", scale=y)
+        ),
+        lines.mark_line(strokeDash=[4, 3], color=DARK).encode(alt.Y("worst:Q", scale=y)),
+    ).properties(width=WIDTH // 2 - 40, height=HEIGHT, title=_note("mean; dashed: the worst one"))
+    return _finish(alt.hconcat(left, right, spacing=30))
+
+
 def _rule(value: float, label: str, *, below: bool = True) -> alt.LayerChart:
     """A dashed horizontal line with its name at the left end."""
     data = alt.Chart(alt.InlineData(values=[{"value": value, "label": label}]))

@@ -6,16 +6,15 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from emolens.activations import Activations
 from emolens.errors import SelectionError
-from emolens.hooks import reading
 from emolens.interventions import unit
 from emolens.model import HookedModel
 from emolens.progress import progress_bar
+from emolens.recording import residuals
 from emolens.text import Text
 from emolens.vectors import EmotionVectors, centred_cosine
 
@@ -232,10 +231,8 @@ def _token_values(
         task = bar.add_task(f"reading {len(texts):,} texts", total=len(texts), unit="texts")
         for number, text in enumerate(texts):
             tokens = model.tokenize([text])
-            with torch.inference_mode(), reading(model, (layer,)) as found:
-                model.forward(tokens.ids, tokens.mask)
             words = tokens.words[0]
-            residual = found[layer][0].float().cpu()[words]
+            residual = residuals(model, tokens.ids, tokens.mask, [layer])[0, words, 0]
             values = read_out(vectors, residual, layer, kind=kind, reference=reference)
             starts, ends = tokens.offsets[0][words].unbind(-1)
             yield number, starts.numpy(), ends.numpy(), values

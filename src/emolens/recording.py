@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,12 +237,44 @@ def _pool(
     pooled = torch.empty(*picked.shape[:2], len(layers), model.d_model, device=model.device)
     norms = torch.empty(*picked.shape[:2], len(layers), device=model.device)
 
+    def see(column: int, residual: Residual) -> None:
+        wide = residual.float()
+        pooled[:, :, column] = einsum(share.to(wide), wide, "k row tok, row tok d -> k row d")
+        length = torch.linalg.vector_norm(wide, dim=-1)
+        norms[:, :, column] = einsum(picked.to(wide), length, "k row tok, row tok -> k row")
+
+    _pass(model, ids, mask, layers, see)
+    return pooled.cpu(), norms.cpu()
+
+
+def residuals(
+    model: HookedModel,
+    ids: Int[Tensor, "row token"],
+    mask: Bool[Tensor, "row token"],
+    layers: Sequence[int],
+) -> Float[Tensor, "row token layer d_model"]:
+    """The stream at every token of a batch (padding too), float32, from a pass that ends early."""
+    found = torch.empty(*ids.shape, len(layers), model.d_model)
+
+    def see(column: int, residual: Residual) -> None:
+        found[:, :, column] = residual.float().cpu()
+
+    _pass(model, ids, mask, tuple(layers), see)
+    return found
+
+
+def _pass(
+    model: HookedModel,
+    ids: Int[Tensor, "row token"],
+    mask: Bool[Tensor, "row token"],
+    layers: tuple[int, ...],
+    see: Callable[[int, Residual], None],
+) -> None:
+    """Run a batch up to the last of the layers; `see` gets each one's place and its stream."""
+
     def keep(column: int) -> Intervention:
         def change(residual: Residual) -> Residual:
-            wide = residual.float()
-            pooled[:, :, column] = einsum(share.to(wide), wide, "k row tok, row tok d -> k row d")
-            length = torch.linalg.vector_norm(wide, dim=-1)
-            norms[:, :, column] = einsum(picked.to(wide), length, "k row tok, row tok -> k row")
+            see(column, residual)
             if layers[column] == max(layers):
                 raise _Enough
             return residual
@@ -252,4 +284,3 @@ def _pool(
     sites = {Site(layer): keep(column) for column, layer in enumerate(layers)}
     with torch.inference_mode(), hooked(model, sites), suppress(_Enough):
         model.forward(ids, mask)
-    return pooled.cpu(), norms.cpu()

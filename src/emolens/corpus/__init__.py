@@ -1,12 +1,15 @@
-"""Stories and neutral texts from JSONL files, checked line by line."""
+"""Stories and neutral texts from JSONL or Parquet files, checked row by row."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emolens.errors import CorpusError
+from emolens.errors import CorpusError, first_line
 from emolens.text import NEUTRAL, Span, Text
+
+COLUMNS = ("text", "story", "emotion", "topic", "group", "spans")
 
 
 @dataclass(frozen=True)
@@ -23,35 +26,64 @@ class Corpus:
 
 
 def load_corpus(path: Path | str, *, neutral: Path | str | None = None) -> Corpus:
-    """Read a corpus from JSONL: one object a line with `text`, `emotion` and, for splits, `topic`.
+    """Read a corpus of rows with `text`, `emotion` and, for splits, `topic`.
 
     Args:
-        path: a file, or a folder: its `stories/*.jsonl` if there are any below it, else its
-            `*.jsonl`; files named `neutral*.jsonl` are neutral texts and need no `emotion`.
+        path: a JSONL or Parquet file; a folder: its `stories/*.jsonl` if there are any below it,
+            else its `*.jsonl`, else all `stories*.parquet` below it; or the id of a dataset on the
+            Hugging Face Hub with one of these layouts, such as `"ryancodrai/emotion-probes"`.
+            Files named `neutral*` beside the stories are neutral texts and need no `emotion`.
         neutral: a file of neutral texts, where they are not with the stories. Without one,
             stories labelled `"neutral"` serve.
 
     Raises:
-        CorpusError: for a missing path, a malformed line (with its number), an empty corpus, one
-            with a single emotion, or one without neutral text.
+        CorpusError: for a missing path, a malformed row (with its number), an empty corpus, one
+            with a single emotion, one without neutral text, or a hub that does not give it.
 
-    A line may also hold `group` (another name for `topic`) and `spans`, a list of
+    `text` may also be called `story`, and `topic` `group`; `spans` is a list of
     `[name, start, end]` in characters.
     """
-    path = Path(path)
-    if path.is_file():
-        story_files, neutral_files = [path], []
-    elif path.is_dir():
-        neutral_files = sorted(path.rglob("neutral*.jsonl"))
-        below = sorted(path.rglob("stories/*.jsonl")) or sorted(path.glob("*.jsonl"))
-        story_files = [f for f in below if f not in neutral_files]
+    place = Path(path) if Path(path).exists() else _from_hub(str(path))
+    if place.is_file():
+        story_files, neutral_files = [place], []
     else:
-        raise CorpusError(f"no corpus at {path}: give a .jsonl file or a folder of them")
+        story_files, neutral_files = _layout(place)
     if neutral is not None:
         neutral_files = [Path(neutral)]
     stories = [t for f in story_files for t in _read(f, needs_emotion=True)]
     calm = [t for f in neutral_files for t in _read(f, needs_emotion=False)]
     return check_corpus(stories, calm or [t for t in stories if t.emotion == NEUTRAL], str(path))
+
+
+def _layout(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of stories and of neutral texts in a folder."""
+    neutral = sorted(folder.rglob("neutral*.jsonl"))
+    below = sorted(folder.rglob("stories/*.jsonl")) or sorted(folder.glob("*.jsonl"))
+    stories = [f for f in below if f not in neutral]
+    if stories:
+        return stories, neutral
+    stories = sorted(folder.rglob("stories*.parquet"))
+    return stories, [f for s in stories for f in sorted(s.parent.glob("neutral*.parquet"))]
+
+
+def _from_hub(repo: str) -> Path:
+    """The folder of a dataset on the Hub; a second time it comes from the cache."""
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repo):
+        raise CorpusError(
+            f"no corpus at {repo}: give a .jsonl or .parquet file, a folder of them or the id of a "
+            "dataset on the Hub"
+        )
+    import huggingface_hub
+
+    files = ["*stories*.parquet", "*.jsonl"]
+    try:
+        found = huggingface_hub.snapshot_download(repo, repo_type="dataset", allow_patterns=files)
+    except Exception as error:  # the client raises many kinds, from requests to its own
+        raise CorpusError(
+            f"no corpus at {repo}, neither a file nor a folder, and the Hub did not give it "
+            f"({first_line(error)}): check the path, or the id, the login and the network"
+        ) from None
+    return Path(found)
 
 
 def check_corpus(stories: Sequence[Text], neutral: Sequence[Text], name: str) -> Corpus:
@@ -77,6 +109,12 @@ def check_corpus(stories: Sequence[Text], neutral: Sequence[Text], name: str) ->
 
 
 def _read(file: Path, *, needs_emotion: bool) -> Iterator[Text]:
+    rows = _parquet_rows(file) if file.suffix == ".parquet" else _json_rows(file)
+    for where, row in rows:
+        yield parse_text(row, where, needs_emotion)
+
+
+def _json_rows(file: Path) -> Iterator[tuple[str, object]]:
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -86,9 +124,24 @@ def _read(file: Path, *, needs_emotion: bool) -> Iterator[Text]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise CorpusError(f"{file}, line {number}: not JSON ({error})") from None
-        yield parse_text(row, f"{file}, line {number}", needs_emotion)
+        yield f"{file}, line {number}", row
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, object]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        whole = parquet.ParquetFile(file)
+        names = [n for n in COLUMNS if n in whole.schema_arrow.names]
+        number = 0
+        for batch in whole.iter_batches(columns=names):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", {k: v for k, v in row.items() if v is not None}
+    except (OSError, ArrowException) as error:
+        raise CorpusError(f"cannot read {file} ({first_line(error)}): expected Parquet") from None
 
 
 def parse_text(row: object, where: str, needs_emotion: bool) -> Text:
@@ -97,7 +150,8 @@ def parse_text(row: object, where: str, needs_emotion: bool) -> Text:
     Raises:
         CorpusError: if it has no text, or no emotion where one is needed.
     """
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+    text = row.get("text", row.get("story")) if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(text, str) or not text.strip():
         raise CorpusError(f"{where}: expected an object with a non-empty string 'text'")
     emotion = row.get("emotion", None if needs_emotion else NEUTRAL)
     if not isinstance(emotion, str) or not emotion:
@@ -105,6 +159,6 @@ def parse_text(row: object, where: str, needs_emotion: bool) -> Text:
     group = row.get("topic", row.get("group", ""))
     try:
         spans = tuple(Span(str(n), int(a), int(b)) for n, a, b in row.get("spans", []))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CorpusError(f"{where}: expected 'spans' as [name, start, end] triples") from None
-    return Text(row["text"], emotion, str(group), spans)
+    return Text(text, emotion, str(group), spans)

@@ -20,6 +20,7 @@ def charts(done: Reproduction) -> dict[str, alt.TopLevelMixin]:
         "similarity": figures.similarity_map(tables["similarity"]),
         "principal_components": figures.circumplex(tables["principal_components"]),
         "circumplex": figures.circumplex_curve(tables["circumplex"]),
+        "reliability": figures.reliability(tables["reliability"], tables["learning_curve"]),
     }
     if "steering" in tables:
         told = tables["steering"][tables["steering"].half == "report"]
@@ -70,6 +71,13 @@ def sections(done: Reproduction) -> Iterator[Section]:
             "logit_lens",
         )
     yield Section(
+        "Would other stories give the same vectors?",
+        _reliable(done),
+        pictures["reliability"],
+        done.tables["reliability"],
+        "reliability",
+    )
+    yield Section(
         "Which emotions are alike",
         f"Cosine between the vectors of layer {_shown_layer(done)}, ordered by clustering.",
         pictures["similarity"],
@@ -95,6 +103,19 @@ def sections(done: Reproduction) -> Iterator[Section]:
         yield from _causal(done, pictures)
     for part, reason in done.not_applicable.items():
         yield Section(part.capitalize(), "", not_applicable=reason)
+
+
+def _reliable(done: Reproduction) -> str:
+    mean, table = done.summary["reliability"], done.tables["reliability"]
+    worst = table.loc[table.self_low.idxmin()]
+    return (
+        f"At layer {_shown_layer(done)}, vectors of two halves of the topics have a cosine of "
+        f"{mean['split_half']:.2f} (mean over emotions); stepped up to all topics, a vector's "
+        f"cosine with that of endlessly many would be {mean['ceiling']:.2f}, which is as high as "
+        "any comparison with another set of vectors can come. With topics drawn anew the cosine "
+        f"with the vector itself is {mean['self_cosine']:.2f}; least steady is {worst.emotion} "
+        f"({worst.self_low:.2f} in the worst 2.5% of draws). Right: vectors of fewer stories."
+    )
 
 
 def _plane(done: Reproduction) -> str:

@@ -32,6 +32,7 @@ from emolens.probes import group_folds, probe_layers, text_baseline
 from emolens.provenance import versions
 from emolens.readout import logit_lens
 from emolens.recording import record
+from emolens.reliability import learning_curve, vector_reliability
 from emolens.report import write_tables
 from emolens.statistics import clustered_interval
 from emolens.steering import best_layer, dose_response, natural_units, pushes
@@ -196,12 +197,12 @@ def reproduce(
     group_folds([t.emotion for t in texts], [t.group for t in texts], seed=seed)
     done = Reproduction(model, inputs)
     stories = record(model, inputs.corpus.stories, layers=chosen)
-    if vectors is None:
-        vectors = fit_vectors(stories, record(model, inputs.corpus.neutral, layers=chosen))
-    done.vectors = vectors
+    neutral = record(model, inputs.corpus.neutral, layers=chosen)
+    done.vectors = vectors if vectors is not None else fit_vectors(stories, neutral)
     _found(done, stories, seed)
     _geometry(done, seed)
     _caused(done, seed)
+    _reliable(done, stories, neutral, seed)
     done.summary |= {
         "seconds": round(time.perf_counter() - began, 1),
         "model": model.name,
@@ -319,6 +320,17 @@ def _caused(done: Reproduction, seed: int) -> None:
     done.summary["attribution_vs_exact_r"] = float(attribution.gradient.corr(attribution.exact))
     done.summary["attribution_strength"] = STRENGTH
     _shown_geometry(done, layer, seed)
+
+
+def _reliable(done: Reproduction, stories: Activations, neutral: Activations, seed: int) -> None:
+    """Whether other stories would give the same vectors at the layer that is shown."""
+    layer = done.summary.get("best_layer", done.summary.get("best_probe_layer"))
+    table = vector_reliability(stories, neutral, layer, seed=seed)
+    done.tables["reliability"] = table
+    done.tables["learning_curve"] = learning_curve(stories, neutral, layer, seed=seed)
+    done.summary["reliability"] = {
+        name: float(table[name].mean()) for name in ("split_half", "ceiling", "self_cosine")
+    }
 
 
 def _probe_layer(done: Reproduction) -> int:

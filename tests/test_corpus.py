@@ -1,0 +1,108 @@
+"""Where texts come from: JSONL, Parquet, layouts of public sets, the Hub."""
+
+from contextlib import suppress
+
+import huggingface_hub
+import pandas as pd
+import pytest
+from hypothesis import given, strategies as st
+
+from emolens.corpus import load_corpus, parse_text
+from emolens.errors import CorpusError
+
+STORIES = pd.DataFrame(
+    [("A cold lake.", "sad", "lake"), ("The bells rang.", "happy", "town")] * 2,
+    columns=["story", "emotion", "topic"],
+)
+CALM = pd.DataFrame({"story": ["A table has four legs."]})
+
+
+def emotion_probes(folder):
+    """The layout of the public set of that name, with a file beside it that is not of stories."""
+    (folder / "expression").mkdir()
+    (folder / "deflection").mkdir()
+    STORIES.assign(index=range(4)).to_parquet(folder / "expression" / "stories.parquet")
+    CALM.to_parquet(folder / "expression" / "neutral_stories.parquet")
+    pd.DataFrame({"dialogue": ["..."]}).to_parquet(folder / "deflection" / "neutral_talk.parquet")
+    return folder
+
+
+def test_parquet_of_the_public_layout_is_read(tmp_path):
+    corpus = load_corpus(emotion_probes(tmp_path))
+    assert [(t.text, t.emotion, t.group) for t in corpus.stories] == list(
+        STORIES.itertuples(index=False, name=None)
+    )
+    assert [t.text for t in corpus.neutral] == CALM.story.tolist()
+    file, neutral = (
+        tmp_path / "expression" / f"{n}.parquet" for n in ("stories", "neutral_stories")
+    )
+    assert load_corpus(file, neutral=neutral) == corpus
+
+
+def test_the_same_rows_as_jsonl_and_as_parquet_are_the_same_corpus(tmp_path):
+    rows = STORIES.rename(columns={"story": "text"})
+    rows = pd.concat([rows, pd.DataFrame([("It is noon.", "neutral", "")], columns=rows.columns)])
+    rows["spans"] = [[["opening", "0", "2"]]] * len(rows)
+    rows.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    rows.to_parquet(tmp_path / "a.parquet")
+    assert load_corpus(tmp_path / "a.parquet") == load_corpus(tmp_path / "a.jsonl")
+
+
+def test_a_dataset_on_the_hub_is_fetched_by_its_id(tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot_download(repo, **options):
+        asked.update(options, repo=repo)
+        return str(emotion_probes(tmp_path))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert len(load_corpus("ryancodrai/emotion-probes").stories) == 4
+    assert asked["repo"] == "ryancodrai/emotion-probes"
+    assert asked["repo_type"] == "dataset"
+    assert all(not pattern.endswith((".py", ".pkl", "*")) for pattern in asked["allow_patterns"])
+
+
+def test_a_hub_that_does_not_give_it_is_one_line(monkeypatch):
+    def refuse(repo, **options):
+        raise OSError("404 Client Error.\n\nRepository Not Found")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(CorpusError, match=r"the Hub did not give it \(404 Client Error") as told:
+        load_corpus("nobody/nothing")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "../nowhere/x.jsonl", "/nowhere/at/all", "a/b/c"])
+def test_what_is_no_id_is_not_asked_of_the_hub(path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(CorpusError, match="no corpus at"):
+        load_corpus(path)
+
+
+def test_bad_parquet_is_named(tmp_path):
+    file = tmp_path / "stories.parquet"
+    file.write_bytes(b"PAR1 not really")
+    with pytest.raises(CorpusError, match=r"cannot read .*stories\.parquet .*expected Parquet"):
+        load_corpus(file)
+    STORIES.drop(columns="emotion").to_parquet(file)
+    with pytest.raises(CorpusError, match="row 1: expected a string 'emotion'"):
+        load_corpus(file)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+)
+ROWS = st.dictionaries(
+    st.sampled_from(["text", "story", "emotion", "topic", "group", "spans"]), JSON, max_size=6
+)
+
+
+@given(row=ROWS | JSON)
+def test_any_row_is_a_text_or_a_corpus_error(row):
+    with suppress(CorpusError):
+        text = parse_text(row, "here", needs_emotion=True)
+        assert text.text.strip()
+        assert text.emotion
