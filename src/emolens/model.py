@@ -132,9 +132,11 @@ class HookedModel:
     ) -> Float[Tensor, "text token out"]:
         """Logits; hooks in force apply."""
         ids, mask = ids.to(self.device), mask.to(self.device)
-        # else Hugging Face copies and keeps every layer's keys and values, for tokens never asked
-        kept = {"use_cache": False} if self.causal and self.model_type is not None else {}
-        return self.host(ids, attention_mask=mask.long(), **kept)
+        inner = getattr(self.host, "original_model", None)
+        keeps = self.causal and getattr(getattr(inner, "config", None), "use_cache", False)
+        # else every layer's keys and values are copied and kept, for tokens that never come
+        options = {"use_cache": False} if keeps else {}
+        return self.host(ids, attention_mask=mask.long(), **options)
 
     def unembed(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
         """Final norm and unembedding of residual vectors: the logit lens.
