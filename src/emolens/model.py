@@ -329,7 +329,7 @@ def _open(
         str(source), hf_model=hf, tokenizer=tokenizer, dtype=dtype
     )
     if device is not None:
-        bridge.to(device)
+        bridge.to(device, print_details=False)  # stdout may be somebody's JSON
     return _wrap(bridge, "raw", name=name, tokenizer=tokenizer, causal=causal)
 
 
