@@ -34,8 +34,9 @@ def few(tmp_path):
     return [*words, "--out", str(tmp_path)]
 
 
-def test_every_figure_has_its_bar_and_every_number_its_kind(extraction, few):
+def test_every_figure_has_its_bar_and_every_number_its_kind(extraction, few, capsys):
     found = json.loads(json.dumps(extraction.measure(extraction.parsed([*few, "--skip-peers"]))))
+    assert capsys.readouterr().out == ""  # where the JSON goes
     assert found["schema"] == 1
     assert set(found) >= FIGURES
     for name in FIGURES:

@@ -65,6 +65,21 @@ def test_nothing_is_run_beyond_the_last_layer(organism, stories):
     assert set(ran) == {f"block {i}" for i in range(5)}
 
 
+def test_no_keys_and_values_are_kept(organism, stories, monkeypatch):
+    """They serve the tokens that follow in generation, and here none does."""
+    from transformers import DynamicCache
+
+    kept, update = [], DynamicCache.update
+
+    def watched(self, *words, **more):
+        kept.append(words)
+        return update(self, *words, **more)
+
+    monkeypatch.setattr(DynamicCache, "update", watched)
+    emolens.record(organism, stories)
+    assert not kept
+
+
 # --- memory ----------------------------------------------------------------------------------
 
 

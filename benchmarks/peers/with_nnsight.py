@@ -13,7 +13,9 @@ from worker import Reading, serve
 
 def readings(job: dict[str, Any]) -> dict[str, Reading]:
     dtype = getattr(torch, job["dtype"])
-    model = nnsight.TransformersModel(job["model"], dtype=dtype, dispatch=True)
+    model = nnsight.TransformersModel(
+        job["model"], task="text-generation", dtype=dtype, dispatch=True
+    )
     model.to(job["device"])  # its device_map= needs a package that it does not install
 
     @torch.no_grad()

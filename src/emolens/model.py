@@ -134,9 +134,11 @@ class HookedModel:
     ) -> Float[Tensor, "text token out"]:
         """Logits; hooks in force apply."""
         ids, mask = ids.to(self.device), mask.to(self.device)
-        # else Hugging Face copies and keeps every layer's keys and values, for tokens never asked
-        kept = {"use_cache": False} if self.causal and self.model_type is not None else {}
-        return self.host(ids, attention_mask=mask.long(), **kept)
+        inner = getattr(self.host, "original_model", None)
+        keeps = self.causal and getattr(getattr(inner, "config", None), "use_cache", False)
+        # else every layer's keys and values are copied and kept, for tokens that never come
+        options = {"use_cache": False} if keeps else {}
+        return self.host(ids, attention_mask=mask.long(), **options)
 
     def generate(
         self, texts: Sequence[Text | str], *, tokens: int, temperature: float = 1.0, seed: int = 0
@@ -379,7 +381,7 @@ def _open(
         str(source), hf_model=hf, tokenizer=tokenizer, dtype=dtype
     )
     if device is not None:
-        bridge.to(device)
+        bridge.to(device, print_details=False)  # stdout may be somebody's JSON
     return _wrap(bridge, "raw", name=name, tokenizer=tokenizer, causal=causal)
 
 
