@@ -5,7 +5,7 @@ are shorter than most texts, caps are low, and texts differ in length, so that p
 cap each show where they are wrong.
 
 The tolerance is 1e-5, absolute. The stream's root mean square is 0.2 to 3 here, float32 keeps seven
-digits of that, and a batch of another shape sums in another order: up to 6e-6 was seen. What a
+digits of that, and a batch of another shape sums in another order: up to 4e-6 was seen. What a
 wrong site, mask, window or position does is larger than 0.01.
 """
 

@@ -65,7 +65,7 @@ def test_the_host_knows_that_its_weights_are_on_the_cpu_beside_a_gpu(folder, mon
         ({"device": "cpu", "device_map": "auto"}, "device 'cpu' and device_map 'auto' both say"),
         ({"device": "tpu9"}, "cannot be loaded .*tpu9.*check its files, dtype, device"),
         ({"device_map": "sideways"}, "cannot be loaded .*sideways"),
-        ({"device_map": {"model": "disk", "lm_head": "cpu"}}, "disk|does not fit"),
+        ({"device_map": {"model": "disk", "lm_head": "cpu"}}, "does not fit into the devices"),
     ],
     ids=str,
 )
@@ -77,7 +77,7 @@ def test_a_place_that_is_none_is_one_line(folder, where, said):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_gpu_that_is_not_there_is_one_line(folder):
-    with pytest.raises(ModelError, match="cannot be loaded .*check its files, dtype, device"):
+    with pytest.raises(ModelError, match=r"cannot be loaded .*check its files, dtype, device"):
         emolens.load(folder, device="cuda")
 
 
@@ -94,6 +94,6 @@ def test_an_architecture_that_transformer_lens_lacks_is_named(tmp_path):
         CTRLConfig(vocab_size=64, n_embd=32, n_layer=1, n_head=4, dff=32)
     ).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="cannot wrap .* a CTRLLMHeadModel") as refused:
+    with pytest.raises(ModelError, match=r"cannot wrap .* a CTRLLMHeadModel") as refused:
         emolens.load(tmp_path)
     assert len(str(refused.value)) < 300
