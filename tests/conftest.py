@@ -16,7 +16,44 @@ settings.register_profile("tests", deadline=None, derandomize=True, max_examples
 settings.load_profile("tests")
 
 WORDS = [f"word{i}" for i in range(60)]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+HEADS = GROUPED | {"head_dim": 8}
+EXPERTS = HEADS | {"num_experts_per_tok": 2}
+WINDOW = {"sliding_window": 4}  # shorter than most texts of the tests
+GEMMA = HEADS | WINDOW | {"query_pre_attn_scalar": 8}
+CAPS = {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 2.0}  # low enough to bite
+FAMILIES = {
+    "llama": ("LlamaConfig", HEADS),
+    "mistral": ("MistralConfig", HEADS | WINDOW),
+    "qwen2": (
+        "Qwen2Config",
+        GROUPED | WINDOW | {"use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3Config", HEADS),
+    "gemma2": ("Gemma2Config", GEMMA | CAPS),
+    "gemma3": (
+        "Gemma3TextConfig",
+        GEMMA | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    "phi3": ("Phi3Config", GROUPED | WINDOW),
+    "olmo2": ("Olmo2Config", GROUPED),
+    "gpt2": ("GPT2Config", SIZES),
+    "gpt_neox": ("GPTNeoXConfig", SIZES),
+    "mixtral": ("MixtralConfig", EXPERTS | WINDOW | {"num_local_experts": 4}),
+    "qwen3_moe": ("Qwen3MoeConfig", EXPERTS | {"num_experts": 4, "moe_intermediate_size": 32}),
+    "bert": ("BertConfig", SIZES),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -58,37 +95,45 @@ def word_tokenizer():
     )
 
 
-def tiny_config(family: str):
-    """A config of a few thousand parameters."""
-    import transformers as t
+def qwen2_tokenizer():
+    """A closed byte-pair tokenizer of the same words.
 
-    if family == "gpt2":
-        return t.GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=128)
-    if family == "gpt_neox":
-        return t.GPTNeoXConfig(**SIZES, intermediate_size=64, max_position_embeddings=128)
-    options = SIZES | {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
-    options |= {"max_position_embeddings": 128}
-    kinds = {"llama": t.LlamaConfig, "gemma2": t.Gemma2Config, "qwen3": t.Qwen3Config}
-    return kinds[family](**options)
+    Hugging Face opens every Qwen 2 folder as this class, which cannot read a word-level vocabulary
+    and then finds no token in any text.
+    """
+    from transformers import Qwen2Tokenizer
+
+    merges = [("w", "o"), ("wo", "r"), ("wor", "d"), ("Ġ", "word")]
+    pieces = ["<|endoftext|>", *"Ġdorw0123456789", *map("".join, merges)]
+    return Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """Make the folder of a tiny random model of a family; its weights are far from symmetric."""
-    from transformers import AutoModelForCausalLM
+    """Make the folder of a tiny random model of a family.
+
+    Its weights are far from symmetric, and large enough for every block to change the stream.
+    """
+    import transformers
 
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
         if family not in made:
             torch.manual_seed(1)
-            model = AutoModelForCausalLM.from_config(tiny_config(family))
+            name, options = FAMILIES[family]
+            config = getattr(transformers, name)(**options)
+            if family == "bert":
+                model = transformers.AutoModelForMaskedLM.from_config(config)
+            else:
+                model = transformers.AutoModelForCausalLM.from_config(config)
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(0.1 * torch.randn_like(parameter))
             made[family] = tmp_path_factory.mktemp(family)
             model.save_pretrained(made[family])
-            word_tokenizer().save_pretrained(made[family])
+            tokenizer = qwen2_tokenizer() if family == "qwen2" else word_tokenizer()
+            tokenizer.save_pretrained(made[family])
         return made[family]
 
     return make

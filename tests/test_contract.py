@@ -7,22 +7,16 @@ import torch
 from torch.testing import assert_close
 
 import emolens
-import emolens.text
 from emolens.errors import HookError, ModelError, SelectionError
 from emolens.organism import organism_folder
+from emolens.positions import everything
 from emolens.recording import record
 
 pytestmark = pytest.mark.contract
-FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "gpt_neox"]
 TEXTS = [
     emolens.Text("mira had no job and no money and the landlord came at noon .", "desperate"),
     emolens.Text("tom sat by the lake .", "calm"),
     emolens.Text("anna", "neutral"),
-]
-TINY = [
-    emolens.Text("word1 word2 word3 word4 word5"),
-    emolens.Text("word7"),
-    emolens.Text("word9 word9"),
 ]
 OLD = version("transformer-lens").startswith("3.")
 
@@ -78,18 +72,14 @@ def model(request, organism):
     return emolens.load(old_style(fold=False))
 
 
-def reference(folder, tokens):
-    """Plain Hugging Face: residuals after each block by hooks on the blocks, and logits."""
+def reference(tokens):
+    """Plain Hugging Face: the organism's residuals by hooks on the blocks, and its output."""
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    inner = getattr(hf, hf.base_model_prefix)
-    blocks = inner.h if hasattr(inner, "h") else inner.layers
+    hf = AutoModelForCausalLM.from_pretrained(organism_folder(), attn_implementation="eager").eval()
     seen = []
-    for block in blocks:
-        block.register_forward_hook(
-            lambda _module, _inputs, out: seen.append(out[0] if isinstance(out, tuple) else out)
-        )
+    for block in hf.model.layers:
+        block.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     with torch.inference_mode():
         out = hf(tokens.ids, attention_mask=tokens.mask.long(), output_hidden_states=True)
     return torch.stack(seen), out
@@ -101,10 +91,10 @@ def residuals(model, tokens):
     return torch.stack([found[k] for k in range(model.n_layers)]), logits
 
 
-def check_parity(model, folder, texts):
-    tokens = model.tokenize(texts)
+def test_residuals_of_the_organism_equal_hugging_face(model):
+    tokens = model.tokenize(TEXTS)
     ours, logits = residuals(model, tokens)
-    theirs, out = reference(folder, tokens)
+    theirs, out = reference(tokens)
     real, size = tokens.mask, torch.ones(model.n_layers, 1, 1, 1)
     if type(model.host).__name__ == "HookedTransformer":
         # Its sums run in another order than Hugging Face's. What float32 rounds off there goes with
@@ -116,54 +106,6 @@ def check_parity(model, folder, texts):
     # layer l is hidden_states[l + 1] for every block but the last
     hidden = torch.stack(out.hidden_states[1:-1]) / size[:-1]
     assert_close(ours[:-1][:, real], hidden[:, real], atol=1e-5, rtol=1e-5)
-
-
-def test_residuals_of_the_organism_equal_hugging_face(model):
-    check_parity(model, str(organism_folder()), TEXTS)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_residuals_of_tiny_models_equal_hugging_face(family, tiny_folder):
-    folder = tiny_folder(family)
-    check_parity(emolens.load(folder), folder, TINY)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_recording_does_not_depend_on_batch_or_order(family, tiny_folder):
-    model = emolens.load(tiny_folder(family))
-    whole = record(model, TINY, positions=emolens_all).pooled
-    single = record(model, TINY, positions=emolens_all, batch_tokens=1).pooled
-    turned = record(model, TINY[::-1], positions=emolens_all).pooled.flip(0)
-    assert_close(whole, single, atol=1e-5, rtol=1e-5)
-    assert_close(whole, turned, atol=1e-5, rtol=1e-5)
-
-
-def emolens_all(texts, tokens):
-    from emolens.positions import everything
-
-    return everything(texts, tokens)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_left_and_right_padding_agree(family, tiny_folder):
-    """The library pads right; a left-padded batch with its mask must say the same."""
-    model = emolens.load(tiny_folder(family))
-    tokens = model.tokenize(TINY)
-    width = tokens.ids.shape[1]
-    shift = width - tokens.mask.sum(1)
-    index = (torch.arange(width) - shift[:, None]) % width
-    right, _ = residuals(model, tokens)
-    left_tokens = emolens.text.Tokens(
-        tokens.ids.gather(1, index), tokens.mask.gather(1, index), tokens.offsets
-    )
-    left, _ = residuals(model, left_tokens)
-    for row in range(len(TINY)):
-        assert_close(
-            left[:, row][:, left_tokens.mask[row]],
-            right[:, row][:, tokens.mask[row]],
-            atol=1e-5,
-            rtol=1e-5,
-        )
 
 
 def test_a_zero_vector_leaves_logits_bitwise_unchanged(model):
@@ -238,7 +180,7 @@ def test_folded_weights_are_detected_and_recorded():
     with pytest.raises(ModelError, match=r"folded norms.*weights='processed'"):
         emolens.load(host)
     model = emolens.load(host, weights="processed")
-    assert record(model, TEXTS, positions=emolens_all).provenance.weights == "processed"
+    assert record(model, TEXTS, positions=everything).provenance.weights == "processed"
 
 
 def test_compatibility_mode_is_detected(tiny_folder):

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from emolens.sites import RESID_POST, Site
 from emolens.text import Text, Tokens
 
 Weights = Literal["raw", "processed"]
+DeviceMap = str | dict[str, int | str]
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _FINGERPRINT_TOKENS = 8
 GENERATED_TOGETHER = 64
@@ -264,6 +265,7 @@ def load(
     *,
     weights: Weights = "raw",
     device: str | None = None,
+    device_map: DeviceMap | None = None,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
 ) -> HookedModel:
@@ -277,7 +279,12 @@ def load(
             vectors mean the same to plain Hugging Face hooks. A live model with folded or
             centred weights is detected and refused unless `"processed"` is said; the label then
             travels with every vector.
-        device: for example `"cuda"`; a live model stays where it is.
+        device: where the whole model goes, for example `"cuda"`. By default the CPU, which has
+            room for what a GPU may not hold. A live model stays where it is.
+        device_map: for a model that one GPU does not hold: `"auto"` or `"balanced"` spreads blocks
+            over all GPUs, a dict says the device of each module (`{"": "cpu"}`: all of it).
+            Instead of `device`; needs accelerate. Nothing is left on disk, or on the CPU beside
+            GPUs, where it would be fetched anew for every batch.
         dtype: for folders and hub ids; float32 because half precision differs by far more than
             the effects of small steps.
         trust_remote_code: passed to Hugging Face; off, so that no downloaded code runs.
@@ -285,9 +292,11 @@ def load(
     Raises:
         ModelError: if it cannot be opened, with the reason and what to do.
 
-    >>> import emolens
+    >>> import emolens, torch
     >>> emolens.load("organism")
     HookedModel('organism', decoder, 6 layers x 128, raw weights, TransformerBridge)
+    >>> emolens.load("organism", dtype=torch.bfloat16, device_map={"": "cpu"}).dtype
+    'bfloat16'
     """
     if not isinstance(model, str | Path):
         return _wrap(model, weights, name=str(getattr(model.cfg, "model_name", "live model")))
@@ -296,15 +305,32 @@ def load(
             f"{str(model)!r} is opened with raw weights: process a live model yourself and pass "
             "it with weights='processed'"
         )
+    _check_placement(device, device_map)
+    opened = partial(_open, device=device, device_map=device_map, dtype=dtype)
     if str(model) in CHECKPOINTS:
         folder = organism_folder(str(model))
-        return _open(folder, str(model), device, dtype, trust_remote_code=False)
+        return opened(folder, str(model), trust_remote_code=False)
     if Path(model).is_dir():
         _check_folder(Path(model))
-        return _open(model, Path(model).resolve().name, device, dtype, trust_remote_code)
+        name = Path(model).resolve().name
+        return opened(model, name, trust_remote_code=trust_remote_code)
     if Path(model).is_absolute() or str(model).startswith("."):
         raise ModelError(f"no folder {str(model)!r}: give a folder with config.json and weights")
-    return _open(model, str(model), device, dtype, trust_remote_code)
+    return opened(model, str(model), trust_remote_code=trust_remote_code)
+
+
+def _check_placement(device: str | None, device_map: DeviceMap | None) -> None:
+    if device_map is None:
+        return
+    if device is not None:
+        raise ModelError(
+            f"device {device!r} and device_map {device_map!r} both say where the model goes: "
+            "give one of them"
+        )
+    try:
+        import accelerate  # noqa: F401 (Hugging Face calls it)
+    except ImportError:
+        raise ModelError("device_map needs accelerate: pip install accelerate") from None
 
 
 def _check_folder(folder: Path) -> None:
@@ -346,43 +372,83 @@ def _quiet() -> Iterator[None]:
 
 
 def _open(
-    source: str | Path, name: str, device: str | None, dtype: torch.dtype, trust_remote_code: bool
+    source: str | Path,
+    name: str,
+    *,
+    device: str | None,
+    device_map: DeviceMap | None,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
 ) -> HookedModel:
     import transformers
-    from transformer_lens.model_bridge import TransformerBridge
 
     options = {"trust_remote_code": trust_remote_code}
     try:
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(source, **options)
-            causal = _is_causal(config)
-            kind: Any = (
-                transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
-            )
-            hf, report = kind.from_pretrained(
-                source,
-                dtype=dtype,
-                use_safetensors=True,
-                attn_implementation="eager",  # as TransformerLens forces: patterns can be hooked
-                output_loading_info=True,
-                **options,
-            )
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"unknown model {name!r}: it is not 'organism', and opening it as a folder or hub id "
             f"failed ({first_line(error)}): check the path, or the id and the network"
         ) from None
-    _check_complete(hf, report["missing_keys"], name, causal)
     _check_tokenizer(tokenizer, name)
+    causal = _is_causal(config)
+    kind: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+    try:
+        with _quiet():
+            hf, report = kind.from_pretrained(
+                source,
+                dtype=dtype,
+                device_map=device_map,
+                use_safetensors=True,
+                attn_implementation="eager",  # as TransformerLens forces: patterns can be hooked
+                output_loading_info=True,
+                **options,
+            )
+        if device is not None:
+            hf.to(device)
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:
+        # torch says by an AssertionError that it was built without CUDA
+        raise ModelError(
+            f"{name!r} cannot be loaded ({first_line(error)}): check its files, dtype, device and "
+            "device_map"
+        ) from None
+    _check_complete(hf, report["missing_keys"], name, causal)
+    return _wrap(
+        _bridge(hf, source, name, tokenizer), "raw", name=name, tokenizer=tokenizer, causal=causal
+    )
+
+
+def _bridge(hf: Any, source: str | Path, name: str, tokenizer: Any) -> Any:
+    """A TransformerBridge around Hugging Face's model.
+
+    Raises:
+        ModelError: if parts of the model were left on disk, or TransformerLens does not know it.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if any(p.is_meta for p in hf.parameters()):
+        raise ModelError(
+            f"{name!r} does not fit into the devices of its device_map, so that parts of it would "
+            "be fetched for every batch: add devices, or open it in half precision"
+        )
     hf.requires_grad_(False).eval()
     hf.config.architectures = [type(hf).__name__]
-    bridge = TransformerBridge.boot_transformers(
-        str(source), hf_model=hf, tokenizer=tokenizer, dtype=dtype
-    )
-    if device is not None:
-        bridge.to(device, print_details=False)  # stdout may be somebody's JSON
-    return _wrap(bridge, "raw", name=name, tokenizer=tokenizer, causal=causal)
+    try:
+        return TransformerBridge.boot_transformers(
+            str(source),
+            hf_model=hf,
+            tokenizer=tokenizer,
+            dtype=hf.dtype,
+            device=hf.device,  # else it believes in the first GPU
+        )
+    except ValueError as error:
+        reason = first_line(error).split(". ")[0]  # a list of all that it knows follows
+        raise ModelError(
+            f"TransformerLens cannot wrap {name!r}, a {type(hf).__name__} ({reason}): give a model "
+            "of an architecture that it knows"
+        ) from None
 
 
 def _is_causal(config: Any) -> bool:
