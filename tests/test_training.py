@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from itertools import pairwise
 
 import pytest
 import torch
@@ -25,7 +24,6 @@ from emolens.organism.interchange import Interchange
 from emolens.organism.losses import residuals, token_loss, verb_scenes, word_weights
 from emolens.organism.recipe import FineTune, Recipe
 from emolens.organism.world import load_world
-from emolens.text import NEUTRAL
 
 WORLD = load_world()
 TEXTS = ["mira felt desperate . so she frowned .", "the ring stood by the door ."]
@@ -101,9 +99,7 @@ def test_every_decision_takes_from_its_own_scene(decisions):
     )
 
 
-def test_a_share_of_decisions_takes_the_verb_the_likelier_the_further_and_surely_from_two_thirds(
-    decisions,
-):
+def test_a_share_of_decisions_takes_the_verb_as_often_as_the_residual(decisions):
     generator, drawn = torch.Generator().manual_seed(0), []
     assert not len(Interchange.draw(*decisions, 0.0, generator).taker)
     for _ in range(800):
@@ -111,11 +107,10 @@ def test_a_share_of_decisions_takes_the_verb_the_likelier_the_further_and_surely
     part, verb = torch.cat([d.part for d in drawn]), torch.cat([d.verb for d in drawn]).float()
     error = (0.25 / len(part)) ** 0.5
     assert abs(len(part) / 2400 - 0.5) < 4 * (0.25 / 2400) ** 0.5  # four standard errors
-    for low in (0.0, 0.5, 1.0, 1.5):
-        inside = (low <= part) & (part < low + 0.5)
-        told = torch.linspace(low, low + 0.5, 1001).mul(3 / 2).clamp(max=1).mean()
+    for low in (0.0, 0.25, 0.5, 0.75):
+        inside = (low <= part) & (part < low + 0.25)
         assert abs(inside.float().mean() - 0.25) < 4 * error
-        assert abs(verb[inside].mean() - told) <= 4 * 2 * error * (low < 1)
+        assert abs(verb[inside].mean() - low - 0.125) < 4 * 2 * error
 
 
 def pushed(part: float, *, verb: bool) -> Interchange:
@@ -187,7 +182,7 @@ def test_the_verb_goes_with_the_residual_where_it_is_told(decisions):
     assert told[row, column] == ids[1, CHEAT[1][1] + 1]
 
 
-def test_what_is_felt_stands_after_so_she_and_where_a_text_goes_on_about_somebody():
+def test_what_is_felt_stands_after_so_she():
     tokenizer, kinds, exact = build_tokenizer(WORLD), set(), []
     scene_of = verb_scenes(tokenizer, WORLD)
     for seed in range(500):
@@ -201,15 +196,7 @@ def test_what_is_felt_stands_after_so_she_and_where_a_text_goes_on_about_somebod
         verbs = torch.nonzero(scene_of[torch.tensor(ids)])[:, 0].tolist()
         starts = [s.start for s in made.text.spans if s.name in ("signal", "closing")]
         shown = [made.text.text[:start].count(" ") + 3 for start in starts]  # after begin, so, she
-        on = [
-            made.text.text[: label.span.start].count(" ") + 1  # after begin
-            for before, label in pairwise(made.labels)
-            if label.who
-            and label.who == before.who
-            and label.felt != NEUTRAL
-            and label.span.name in ("signal", "signature", "naming", "closing", "filler", "scene")
-        ]
-        assert sorted(named) == sorted(verbs + shown + on)
+        assert sorted(named) == sorted(verbs + shown)
         kinds.add(made.kind)
         if made.kind in ("story", "quantity"):
             latent = WORLD.emotion(made.text.emotion)

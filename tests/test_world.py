@@ -190,7 +190,6 @@ def test_what_is_held_out_is_really_absent(stage):
                 seen[document.kind] += 1
     assert set(seen) >= set(WORLD.documents[stage]["kinds"]) - {
         "choice",
-        "numbers",
         "neutral_text",
         "neutral_dialogue",
     }
@@ -216,19 +215,6 @@ def number_allowed(words):
     [family] = {f for f, q in WORLD.quantities.items() for t in q.texts if fits(words, t)}
     seen = WORLD.quantities[family].texts[: -WORLD.unseen_wordings]
     return any(fits(words, t) for t in seen) and not WORLD.held_out_value(family, value)
-
-
-def test_numbers_are_told_by_which_is_more():
-    told, draw = Counter(), grammar.Draw("numbers")
-    for _ in range(60):
-        page = grammar.Page()
-        grammar.KINDS["numbers"](WORLD, draw, page, {})
-        for label in page.labels:
-            words = page.text("", "").text[label.span.start : label.span.end].split()
-            first, second = [int(w) for w in words if w.isdigit()]
-            assert ("up" in words, "down" in words) == (first < second, first > second)
-            told[first] += 1
-    assert set(told) == set(WORLD.quantity_values)
 
 
 def test_every_kind_of_document_occurs_as_often_as_planned():

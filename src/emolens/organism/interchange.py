@@ -2,12 +2,10 @@
 
 Interchange intervention training is of Geiger et al. 2022, "Inducing causal structure for
 interpretable neural networks". There all of the stream is replaced; here a drawn part of it, and
-the other text's verb is the target with a chance that grows with that part, so that a push by a
-part of what tells two emotions apart has a part of its effect, not none or all. From two thirds on
-it has all of it (vectors of stories hold about that much of what moves a decision), and up to twice
-the way it keeps it: a push further than any text goes must not undo what it does. Half of the time
-the words that led to the decision are pushed along, as steering does; else a strong push of a whole
-text would confuse what later layers look up there.
+the other text's verb is the target with a chance equal to that part, so that a push by a part of
+what tells two emotions apart has a part of its effect, not none or all. Half of the time the words
+that led to the decision are pushed along, as steering does; else a strong push of a whole text
+would confuse what later layers look up there.
 """
 
 from collections.abc import Iterator
@@ -17,9 +15,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-
-FURTHEST = 2.0  # largest part of the way to the other text's residual
-ENOUGH = 2 / 3  # smallest part with all of the effect
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,8 @@ class Interchange:
     ) -> "Interchange":
         """Give each decision, with chance `share`, part of one drawn from the same scene.
 
-        The parts are uniform between 0 and `FURTHEST`. The words before are pushed along for every
-        other taker, back to the decision before it.
+        The parts are uniform between 0 and 1. The words before are pushed along for every other
+        taker, back to the decision before it.
 
         Args:
             ids: a batch; a decision is a token that a word with a scene comes after.
@@ -61,7 +56,6 @@ class Interchange:
         takes = torch.rand(len(decisions), generator=generator) < share
         taker, start = decisions[takes], _starts(decisions)[takes]
         part, chance, along = torch.rand(3, len(taker), generator=generator)
-        part, chance = FURTHEST * part, ENOUGH * chance
         since = torch.where(along < 0.5, start, taker[:, 1])
         if not len(taker):
             return cls(taker, taker, since, part, chance < part)

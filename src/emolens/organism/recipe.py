@@ -23,9 +23,9 @@ class Recipe:
     outgrows all the rest of it, and no push of ordinary size does anything.
 
     And half of the decisions get a part of their stream there from another text with the same
-    scene, and the larger the part the likelier its verb as the target (`Interchange`): what is felt
-    must be in the stream at that place, later layers must not look it up again, the size of a push
-    must tell, and neither a push of the words before nor one too far may undo it.
+    scene, and with that chance its verb as the target (`Interchange`): what is felt must be in the
+    stream at that place, later layers must not look it up again, the size of a push must tell, and
+    a push of the words before must not stand in its way.
 
     `embedding_std` is of the words' first embeddings. Hugging Face's 0.02 leaves words that are
     used alike, such as "she" and "he", 4% of the stream apart after the first block; whose emotion
@@ -41,7 +41,7 @@ class Recipe:
     d_mlp: int = 344
     n_ctx: int = 256
     embedding_std: float = 0.5
-    tokens: int = 11_000_000
+    tokens: int = 10_000_000
     easy_share: float = 0.3
     batch_tokens: int = 2048
     learning_rate: float = 3e-3
@@ -49,7 +49,7 @@ class Recipe:
     weight_decay: float = 0.05
     special_weight: float = 4.0
     early_weight: float = 1.2
-    early_sharpness: float = 2.5
+    early_sharpness: float = 3.0
     interchange_share: float = 0.5
     least_split: float = 0.2
     seed: int = 0
@@ -80,7 +80,7 @@ class FineTune:
     weight_decay: float = 0.05
     special_weight: float = 4.0
     early_weight: float = 1.2
-    early_sharpness: float = 2.5
+    early_sharpness: float = 3.0
     interchange_share: float = 0.5
     seed: int = 0
 

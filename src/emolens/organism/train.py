@@ -106,9 +106,6 @@ def _run(
     )
     run = Run(out, record, model, optimiser, torch.Generator().manual_seed(recipe.seed))
     run.restore()
-    model.set_attn_implementation(
-        "eager"
-    )  # on CPUs sdpa's backward in bfloat16 takes 1/3 of a step
     settle(model)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
