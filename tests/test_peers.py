@@ -29,7 +29,8 @@ PAIRS = [
 ]
 
 # steering-vectors 0.12 wants transformers 4, which does not know the tokenizer class that
-# transformers 5 writes: the file itself is read.
+# transformers 5 writes: the file itself is read. Token types are left out: GPT-2 would
+# embed them as further words.
 STEERING_VECTORS = """
 import json, sys
 import numpy as np
@@ -38,7 +39,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 folder, pairs, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder).eval()
-tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json", pad_token="<pad>")
+tokenizer = PreTrainedTokenizerFast(
+    tokenizer_file=f"{folder}/tokenizer.json",
+    pad_token="<pad>",
+    model_input_names=["input_ids", "attention_mask"],
+)
 samples = [tuple(pair) for pair in json.load(open(pairs))]
 found = train_steering_vector(model, tokenizer, samples, batch_size=3).layer_activations
 np.savez(out, **{str(layer): vector.numpy() for layer, vector in found.items()})
