@@ -31,7 +31,7 @@ def gradients(trial: Trial, layers: Sequence[int]) -> Float[Tensor, "text layer 
     ]
 
     def add(delta: Tensor) -> Intervention:
-        return lambda residual: residual + delta
+        return lambda residual: residual + delta.to(residual)
 
     sites = {Site(layer): add(delta) for layer, delta in zip(layers, added, strict=True)}
     with torch.enable_grad(), hooked(trial.model, sites):

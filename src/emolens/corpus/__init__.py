@@ -44,10 +44,7 @@ def load_corpus(path: Path | str, *, neutral: Path | str | None = None) -> Corpu
     `[name, start, end]` in characters.
     """
     place = Path(path) if Path(path).exists() else _from_hub(str(path))
-    if place.is_file():
-        story_files, neutral_files = [place], []
-    else:
-        story_files, neutral_files = _layout(place)
+    story_files, neutral_files = _layout(place)
     if neutral is not None:
         neutral_files = [Path(neutral)]
     stories = [t for f in story_files for t in _read(f, needs_emotion=True)]
@@ -56,7 +53,9 @@ def load_corpus(path: Path | str, *, neutral: Path | str | None = None) -> Corpu
 
 
 def _layout(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files of stories and of neutral texts in a folder."""
+    """Files of stories and of neutral texts in a folder; or the file itself."""
+    if folder.is_file():
+        return [folder], []
     neutral = sorted(folder.rglob("neutral*.jsonl"))
     below = sorted(folder.rglob("stories/*.jsonl")) or sorted(folder.glob("*.jsonl"))
     stories = [f for f in below if f not in neutral]

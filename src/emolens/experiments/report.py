@@ -40,13 +40,9 @@ def charts(done: Reproduction) -> dict[str, alt.TopLevelMixin]:
 def _lens_words(done: Reproduction) -> pd.DataFrame:
     """One row per emotion at the shown layer: its ten tokens in a line."""
     lens = done.tables["logit_lens"]
-    here = lens[lens.layer == _shown_layer(done)]
+    here = lens[lens.layer == done.shown_layer]
     rows = [(e, ", ".join(t.token.str.strip())) for e, t in here.groupby("emotion", sort=False)]
     return pd.DataFrame(rows, columns=["emotion", "tokens raised most"])
-
-
-def _shown_layer(done: Reproduction) -> int:
-    return int(done.summary.get("best_layer", done.summary.get("best_probe_layer", 0)))
 
 
 def sections(done: Reproduction) -> Iterator[Section]:
@@ -64,7 +60,7 @@ def sections(done: Reproduction) -> Iterator[Section]:
     if "logit_lens" in done.tables:
         yield Section(
             "What the vectors say",
-            f"Each vector of layer {_shown_layer(done)} through the final norm and the "
+            f"Each vector of layer {done.shown_layer} through the final norm and the "
             "unembedding: the tokens it raises most, highest first.",
             None,
             _lens_words(done),
@@ -79,7 +75,7 @@ def sections(done: Reproduction) -> Iterator[Section]:
     )
     yield Section(
         "Which emotions are alike",
-        f"Cosine between the vectors of layer {_shown_layer(done)}, ordered by clustering.",
+        f"Cosine between the vectors of layer {done.shown_layer}, ordered by clustering.",
         pictures["similarity"],
         done.tables["similarity"],
         "similarity",
@@ -109,7 +105,7 @@ def _reliable(done: Reproduction) -> str:
     mean, table = done.summary["reliability"], done.tables["reliability"]
     worst = table.loc[table.self_low.idxmin()]
     return (
-        f"At layer {_shown_layer(done)}, vectors of two halves of the topics have a cosine of "
+        f"At layer {done.shown_layer}, vectors of two halves of the topics have a cosine of "
         f"{mean['split_half']:.2f} (mean over emotions); stepped up to all topics, a vector's "
         f"cosine with that of endlessly many would be {mean['ceiling']:.2f}, which is as high as "
         "any comparison with another set of vectors can come. With topics drawn anew the cosine "
@@ -198,7 +194,7 @@ def write_reproduction(done: Reproduction, path: Path) -> None:
         "stories": f"{done.summary['stories']:,} of {done.summary['emotions']} emotions, "
         f"{done.summary['stories_cut']} cut at the context's end",
         "positions read": ", ".join(f"{k}: {n:,}" for k, n in done.summary["positions"].items()),
-        "shown layer": f"{_shown_layer(done)} of 0..{done.model.n_layers - 1}",
+        "shown layer": f"{done.shown_layer} of 0..{done.model.n_layers - 1}",
         "seconds": f"{done.summary['seconds']:.0f}",
         "versions": ", ".join(f"{k} {v}" for k, v in done.summary["versions"].items()),
     }

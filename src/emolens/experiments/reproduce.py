@@ -93,6 +93,11 @@ class Reproduction:
         lines += [f"  not applicable: {part} ({why})" for part, why in self.not_applicable.items()]
         return "\n".join(lines)
 
+    @property
+    def shown_layer(self) -> int:
+        """The layer of the pictures: where steering works best, else where probes read best."""
+        return int(self.summary.get("best_layer", self.summary.get("best_probe_layer", 0)))
+
     def save(self, out: Path) -> None:
         """Write tables, vectors and `summary.json` into a folder that exists."""
         write_tables(out, self.tables)
@@ -324,7 +329,7 @@ def _caused(done: Reproduction, seed: int) -> None:
 
 def _reliable(done: Reproduction, stories: Activations, neutral: Activations, seed: int) -> None:
     """Whether other stories would give the same vectors at the layer that is shown."""
-    layer = done.summary.get("best_layer", done.summary.get("best_probe_layer"))
+    layer = done.shown_layer
     table = vector_reliability(stories, neutral, layer, seed=seed)
     done.tables["reliability"] = table
     done.tables["learning_curve"] = learning_curve(stories, neutral, layer, seed=seed)
