@@ -85,6 +85,7 @@ def test_two_ways_of_removing_stand_beside_each_other(done):
         assert row.leak_low <= row.specificity_leak <= row.leak_high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_records_labelled_texts_at_all_layers(organism, name):
     found = KINDS[name](organism, 0)
