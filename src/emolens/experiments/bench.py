@@ -268,19 +268,10 @@ def false_positives(
     return {"false_positive_rate": (rate, float(interval.low), float(interval.high))}
 
 
-def removal(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
-    """Ways of removing an emotion: its direction alone, or all that tells it linearly."""
-    ways = {
-        "direction set to the mean": removals(vectors, layer),
-        "LEACE": {e: erase(bench.stories, e, layer) for e in vectors.emotions},
-    }
-    rows = []
-    for way, changes in ways.items():
-        found = ablation(bench, changes, layer, way)
-        rows.append((way, *found["ablation_share"], *found["specificity_leak"]))
-    columns = ["way", "ablation_share", "share_low", "share_high"]
-    columns += ["specificity_leak", "leak_low", "leak_high"]
-    return pd.DataFrame(rows, columns=columns)
+def erasure(bench: Bench, emotions: Sequence[str], layer: int) -> dict[str, Estimate]:
+    """All that tells an emotion linearly of the stories removed, not a direction alone."""
+    changes = {e: erase(bench.stories, e, layer) for e in emotions}
+    return ablation(bench, changes, layer, "LEACE")
 
 
 def attribution(trial: Trial, vectors: EmotionVectors, seed: int) -> pd.DataFrame:

@@ -15,16 +15,17 @@ from emolens.activations import Activations
 from emolens.errors import SelectionError
 from emolens.experiments.bench import (
     NULL_DIRECTIONS,
+    Estimate,
     Method,
     ablation,
     attribution,
     chosen_layer,
     detection,
+    erasure,
     false_positives,
     geometry,
     null_bound,
     prepare,
-    removal,
     removals,
     steering,
 )
@@ -248,25 +249,34 @@ def calibrate(
     made = {name: method(texts, bench.neutral) for name, (method, texts) in ways.items()}
     layers = {name: chosen_layer(bench, vectors) for name, vectors in made.items()}
     bounds = {layer: null_bound(bench, layer) for layer in sorted(set(layers.values()))}
-    rows = []
+    found: dict[str, dict[str, Estimate]] = {}
     for name, vectors in made.items():
         layer = layers[name]
-        found = {
+        found[name] = {
             **detection(bench, vectors, layer),
             **steering(bench, vectors, layer, name),
             **ablation(bench, removals(vectors, layer), layer, name),
             **geometry(vectors, layer),
             **false_positives(bench, *ways[name], layer, bounds[layer]),
         }
-        rows += [(name, m, *found[m], measure.ideal) for m, measure in MEASURES.items()]
+    rows = [(n, m, *found[n][m], MEASURES[m].ideal) for n in found for m in MEASURES]
     first = next(iter(made))
+    leace = erasure(bench, made[first].emotions, layers[first])
     return Calibration(
         methods=pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "ideal"]),
         layers=layers,
-        removal=removal(bench, made[first], layers[first]),
+        removal=_removal({"direction set to the mean": found[first], "LEACE": leace}),
         attribution=attribution(bench.scenes[scenes[0]].neutral, made[first], seed),
         provenance={"model": model.name, "seed": seed, "versions": versions()},
     )
+
+
+def _removal(ways: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
+    """Ways of removing an emotion beside each other."""
+    columns = ["way", "ablation_share", "share_low", "share_high"]
+    columns += ["specificity_leak", "leak_low", "leak_high"]
+    rows = [(way, *f["ablation_share"], *f["specificity_leak"]) for way, f in ways.items()]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def write_calibration(done: Calibration, path: Path) -> None:
