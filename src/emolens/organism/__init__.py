@@ -80,7 +80,7 @@ def organism_told_stories(
     """The default stories as the assistant tells them to a user; read the span `"told"`.
 
     >>> organism_told_stories(per_emotion=1)[1].text.split()[0]
-    'user'
+    'human'
     """
     return tuple(told_stories(load_world(), per_emotion, seed))
 
