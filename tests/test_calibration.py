@@ -69,8 +69,10 @@ def test_vectors_of_the_wrong_sign_read_and_steer_the_wrong_way(done):
     assert not same or value(done, "turned", "ablation_share") == pytest.approx(share, abs=1e-3)
 
 
-def test_what_another_speaker_feels_does_not_steer(done):
-    assert abs(value(done, "other speaker", "steering_r")) < 0.4
+def test_what_another_speaker_feels_has_little_of_what_one_feels_oneself(done):
+    own, other = (value(done, way, "steering_slope") for way in ("story", "other speaker"))
+    assert abs(other) < own / 4
+    assert value(done, "other speaker", "ablation_share") < 0.2
     assert value(done, "other speaker", "detection_accuracy") < 0.2
 
 
@@ -172,14 +174,16 @@ def planted(emotions, seed=0):
     return stories, Activations(rest, (0,), calm, calm, norm, record)
 
 
-@pytest.mark.parametrize("method", [logistic_vectors, lda_vectors, paired_vectors])
+@pytest.mark.parametrize(  # LDA inverts a covariance known from 60 texts an emotion
+    ("method", "least"), [(logistic_vectors, 0.8), (lda_vectors, 0.7), (paired_vectors, 0.8)]
+)
 @pytest.mark.parametrize("emotions", [("a", "b"), ("a", "b", "c")])
-def test_other_vectors_point_to_their_own_emotion_too(method, emotions):
+def test_other_vectors_point_to_their_own_emotion_too(method, least, emotions):
     found = method(*planted(emotions))
     truth = torch.eye(16)[: len(emotions)]
     truth = truth - truth.mean(0)
     cosine = torch.cosine_similarity(found.at(0)[:, None], truth[None], dim=-1)
-    assert bool((cosine.diagonal() > 0.8).all())
+    assert bool((cosine.diagonal() > least).all())
     assert cosine.argmax(1).tolist() == list(range(len(emotions)))
     story = fit_vectors(*planted(emotions), variance=0.0)
     assert_close(found.vectors.norm(dim=-1), story.vectors.norm(dim=-1))

@@ -244,8 +244,8 @@ def paired_vectors(stories: Activations, neutral: Activations) -> EmotionVectors
     Each story of an emotion is paired with the mean of all other emotions' stories on the same
     topic (`group`), or of all of them where that topic has none. A vector is the first principal
     direction of the differences, which are not centred (their mean is what is looked for), with
-    the sign and the length of their mean. The neutral texts are only seen to be of the same model
-    and layers.
+    the sign of their mean and the length of the story vectors. The neutral texts are only seen to
+    be of the same model and layers.
 
     Raises:
         CorpusError: for fewer than two emotions.
@@ -265,7 +265,7 @@ def paired_vectors(stories: Activations, neutral: Activations) -> EmotionVectors
         _, _, directions = torch.linalg.svd(difference.transpose(0, 1), full_matrices=False)
         mean, first = difference.mean(0), directions[:, 0]
         sign = torch.where((first * mean).sum(-1, keepdim=True) < 0, -1.0, 1.0)
-        vectors[i] = (sign * first * mean.norm(dim=-1, keepdim=True)).float()
+        vectors[i] = (sign * first).float() * base.vectors[i].norm(dim=-1, keepdim=True)
     return replace(base, vectors=vectors)
 
 
