@@ -28,13 +28,13 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from peers.worker import seconds
 from readings import (
     cache_everything,
     choose_texts,
@@ -174,15 +174,6 @@ def trained_tokenizer(texts: list[str]) -> Any:
 
 def say(line: str) -> None:
     console.print(line, highlight=False)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long it takes, to the end of what was queued on a GPU."""
-    began = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 @dataclass

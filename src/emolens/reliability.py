@@ -1,6 +1,6 @@
 """Would other texts have given the same vector? Split halves, bootstrap, number of stories."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,8 @@ from torch import Tensor
 from emolens.activations import Activations
 from emolens.interventions import unit
 from emolens.progress import track
-from emolens.vectors import EmotionVectors, fit_vectors
+from emolens.vectors import EmotionVectors, Method, fit_vectors
 
-Method = Callable[[Activations, Activations], EmotionVectors]
 SPLITS = 20
 RESAMPLES = 100
 

@@ -1,7 +1,7 @@
 """Emotion vectors: fit, denoise, save, load."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,6 +110,9 @@ class EmotionVectors:
                 "provenance": self.provenance.to_json(),
             },
         )
+
+
+Method = Callable[[Activations, Activations], EmotionVectors]  # of stories and of neutral texts
 
 
 def load_vectors(file: Path | str) -> EmotionVectors:

@@ -1,6 +1,6 @@
 """What methods are measured on, and how: the organism's planted truth, one figure at a time."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,10 +35,9 @@ from emolens.sites import Site
 from emolens.statistics import clustered_interval, jackknife_interval, row_interval
 from emolens.steering import best_layer, decision_residuals, dose_response, pushes
 from emolens.text import NEUTRAL
-from emolens.vectors import EmotionVectors, centred_cosine
+from emolens.vectors import EmotionVectors, Method, centred_cosine
 
 Estimate = tuple[float, ...]  # value, low, high
-Method = Callable[[Activations, Activations], EmotionVectors]
 
 UNSEEN_PROMPTS = 8
 PROMPTS = 13

@@ -16,7 +16,6 @@ from emolens.errors import SelectionError
 from emolens.experiments.bench import (
     NULL_DIRECTIONS,
     Estimate,
-    Method,
     ablation,
     attribution,
     chosen_layer,
@@ -50,7 +49,7 @@ from emolens.probes import lda_vectors, logistic_vectors
 from emolens.provenance import versions
 from emolens.recording import record
 from emolens.report import Section, write_report, write_tables
-from emolens.vectors import EmotionVectors, fit_vectors, paired_vectors
+from emolens.vectors import EmotionVectors, Method, fit_vectors, paired_vectors
 
 SCHEMA = 1
 
