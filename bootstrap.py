@@ -2,6 +2,8 @@
 
 python3 bootstrap.py reproduce [options]   set up, run `emolens reproduce`, leave a report
 python3 bootstrap.py test [options]        set up, run the whole test suite
+python3 bootstrap.py nightly [options]     set up, run the long tests: slow, peers and real ones, and
+                                           10,000 damaged files for every reader
 python3 bootstrap.py lint                  set up, lint, types and import contract
 python3 bootstrap.py contract              set up a second environment with TransformerLens 3.9 and
                                            run the model-contract tests there
@@ -20,6 +22,7 @@ ROOT = Path(__file__).resolve().parent
 CPU_TORCH = "2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OLD_HOST = "transformer-lens==3.9.0"
+NIGHTLY = "slow or real or peers or fuzz"
 
 
 def python_of(folder: Path) -> Path:
@@ -98,6 +101,9 @@ def main() -> int:
         return run(set_up(ROOT / ".venv"), "emolens", "reproduce", *rest)
     if job == "test":
         return run(set_up(ROOT / ".venv"), "pytest", *rest)
+    if job == "nightly":
+        os.environ.setdefault("EMOLENS_FUZZ_EXAMPLES", "10000")
+        return run(set_up(ROOT / ".venv"), "pytest", "-m", NIGHTLY, *rest)
     if job == "contract":
         python = set_up(ROOT / ".venv-tl3", OLD_HOST)
         return run(python, "pytest", "-m", "contract", "tests", *rest)

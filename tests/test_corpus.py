@@ -5,6 +5,7 @@ from contextlib import suppress
 import huggingface_hub
 import pandas as pd
 import pytest
+from damage import JSON, fuzz
 from hypothesis import given, strategies as st
 
 from emolens.corpus import load_corpus, parse_text
@@ -89,18 +90,13 @@ def test_bad_parquet_is_named(tmp_path):
         load_corpus(file)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-)
 ROWS = st.dictionaries(
     st.sampled_from(["text", "story", "emotion", "topic", "group", "spans"]), JSON, max_size=6
 )
 
 
 @given(row=ROWS | JSON)
+@fuzz
 def test_any_row_is_a_text_or_a_corpus_error(row):
     with suppress(CorpusError):
         text = parse_text(row, "here", needs_emotion=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import struct
 import zipfile
 from pathlib import Path
@@ -14,7 +13,8 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from damage import JSON, PLACES, flipped, fuzz
+from hypothesis import given, strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.testing import assert_close
@@ -24,8 +24,6 @@ from emolens.errors import ArtefactError, ModelError, SelectionError
 from emolens.provenance import Provenance
 from emolens.vectors import load_vectors
 
-# A nightly run sets 10000: more bytes are tried, by the same tests.
-EXAMPLES = int(os.environ.get("EMOLENS_FUZZ_EXAMPLES", "200"))
 ORIGIN = Provenance("tiny", (1.0, 2.0), "raw", "float32", "resid_post", {"all": 1}, "0", 1, 0)
 VALUES = torch.arange(2 * 3 * 8).reshape(2, 3, 8) / 7 + 1
 
@@ -544,18 +542,6 @@ def check_survives(folder, name, data):
         assert repr(found)
 
 
-def flipped(data, places):
-    """The bytes with some bits turned, most of them where files keep their structure."""
-    damaged = bytearray(data)
-    for place, bit in places:
-        damaged[place % len(damaged)] ^= 1 << bit
-    return bytes(damaged)
-
-
-PLACES = st.integers(0, 700) | st.integers(-700, -1) | st.integers(0, 10**6)
-fuzz = settings(max_examples=EXAMPLES)
-
-
 @pytest.mark.parametrize("name", READERS)
 def test_a_sound_file_is_read(good, name):
     folder, whole = good
@@ -597,15 +583,6 @@ def test_turned_bits_under_right_checksums_are_one_error_or_numbers(good, name, 
         for member in old.namelist():
             new.writestr(member, flipped(old.read(member) or b"\0", places))
     check_survives(folder, name, packed.getvalue())
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
-    ),
-    max_leaves=6,
-)
 
 
 @given(data=st.data(), value=JSON)

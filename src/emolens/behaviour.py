@@ -53,8 +53,8 @@ def load_behaviour(file: Path | str) -> Behaviour:
     try:
         raw = json.loads(Path(file).read_text("utf-8"))
         classes = {str(k): tuple(map(str, v)) for k, v in raw["classes"].items()}
-        name, target, rows = str(raw["name"]), str(raw["target"]), raw["prompts"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        name, target, rows = str(raw["name"]), str(raw["target"]), list(raw["prompts"])
+    except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"cannot read the behaviour {file} ({error})") from None
     except (KeyError, AttributeError, TypeError) as error:
         raise CorpusError(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from emolens.errors import ArtefactError
+from emolens.errors import ArtefactError, first_line
 
 PLAN, DONE = "plan.json", "done.bool"
 
@@ -96,11 +96,13 @@ def _agreed(
         fresh.replace(file)
         return batches
     try:
-        plan = json.loads(file.read_text())
-        kept, rows = plan["identity"], tuple(tuple(batch) for batch in plan["batches"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        plan = json.loads(file.read_text("utf-8"))
+        kept, rows = dict(plan["identity"]), tuple(tuple(map(int, b)) for b in plan["batches"])
+        if sorted(row for batch in rows for row in batch) != list(range(identity["shape"][1])):
+            raise ValueError("its batches are not every text once")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtefactError(
-            f"{file} is not readable ({error}): delete its folder or choose another"
+            f"{file} is not readable ({first_line(error)}): delete its folder or choose another"
         ) from None
     for name, value in identity.items():
         if kept.get(name) != json.loads(json.dumps(value)):

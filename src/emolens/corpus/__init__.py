@@ -123,7 +123,7 @@ def _json_rows(file: Path) -> Iterator[tuple[str, object]]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError also for too many digits
             raise CorpusError(f"{file}, line {number}: not JSON ({error})") from None
         yield f"{file}, line {number}", row
 

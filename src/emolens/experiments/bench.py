@@ -84,19 +84,17 @@ class Scenario:
     residuals: Float[Tensor, "text layer d_model"]
     planted: pd.DataFrame
 
-    def after(self) -> pd.DataFrame:
-        """What `before` is, under the hooks in force."""
-        return _probabilities(self.trial, self.emotions)
-
-    @property
-    def neutral(self) -> Trial:
-        """The prompts after neutral situations."""
-        return Trial.prepare(self.trial.model, self.trial.behaviour.after(NEUTRAL))
+    def after(self, *emotions: str) -> Trial:
+        """The prompts after situations of those emotions alone."""
+        whole = self.trial.behaviour
+        told = tuple(t for t in whole.prompts if t.emotion in emotions)
+        return Trial.prepare(self.trial.model, replace(whole, prompts=told))
 
 
-def _probabilities(trial: Trial, emotions: np.ndarray) -> pd.DataFrame:
+def _probabilities(trial: Trial) -> pd.DataFrame:
+    """Mean P(class) after each emotion: emotion by class."""
     found = pd.DataFrame({name: p.numpy() for name, p in trial.run().probability.items()})
-    return found.groupby(emotions).mean()
+    return found.groupby([t.emotion for t in trial.behaviour.prompts]).mean()
 
 
 def prepare(model: HookedModel, scenes: Sequence[str], seed: int) -> Bench:
@@ -129,7 +127,7 @@ def _scenario(model: HookedModel, scene: str, seed: int) -> Scenario:
     trial = Trial.prepare(model, replace(whole, prompts=tuple(told)))
     felt = np.array([t.emotion for t in told])
     residuals = decision_residuals(trial, range(model.n_layers))
-    return Scenario(trial, felt, _probabilities(trial, felt), residuals, _planted(scene))
+    return Scenario(trial, felt, _probabilities(trial), residuals, _planted(scene))
 
 
 def _planted(scene: str) -> pd.DataFrame:
@@ -165,7 +163,7 @@ def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
     made: dict[str, list[float]] = {e: [] for e in vectors.emotions}
     meant: dict[str, list[float]] = {e: [] for e in vectors.emotions}
     for scene in track(bench.scenes.values(), f"steering, {name}", len(bench.scenes), "scenes"):
-        trial = scene.neutral
+        trial = scene.after(NEUTRAL)
         rest = scene.residuals[scene.emotions == NEUTRAL, layer].mean(0)
         for emotion in vectors.emotions:
             direction = unit(vectors.of(emotion)[vectors.column(layer)])
@@ -184,17 +182,25 @@ def ablation(
     bench: Bench, changes: Mapping[str, Intervention], layer: int, name: str
 ) -> dict[str, Estimate]:
     """Remove each emotion in turn and see whose behaviour goes with it."""
-    emotions = tuple(changes)
-    raised = [most_raised(e, tuple(bench.scenes)) for e in emotions]
-    before = np.array(
-        [bench.scenes[s].before.loc[e, c] for e, (s, c) in zip(emotions, raised, strict=True)]
-    )
-    rest = np.array([bench.scenes[s].before.loc[NEUTRAL, c] for s, c in raised])
-    drop = np.zeros((len(emotions), len(emotions)))
-    told = track(changes.values(), f"ablating, {name}", len(emotions), "vectors")
+    raised = {e: most_raised(e, tuple(bench.scenes)) for e in changes}
+    trials = {
+        name: bench.scenes[name].after(*(e for e, (scene, _) in raised.items() if scene == name))
+        for name in {scene for scene, _ in raised.values()}
+    }
+
+    def raised_p() -> np.ndarray:
+        found = {name: _probabilities(trial) for name, trial in trials.items()}
+        return np.array(
+            [found[scene].loc[e, behaviour] for e, (scene, behaviour) in raised.items()]
+        )
+
+    before = raised_p()
+    rest = np.array([bench.scenes[s].before.loc[NEUTRAL, c] for s, c in raised.values()])
+    drop = np.zeros((len(changes), len(changes)))
+    told = track(changes.values(), f"ablating, {name}", len(changes), "vectors")
     for i, change in enumerate(told):
-        after = _everywhere(bench, layer, change)
-        drop[i] = before - [after[s].loc[e, c] for e, (s, c) in zip(emotions, raised, strict=True)]
+        with hooked(bench.model, {Site(layer): change}):
+            drop[i] = before - raised_p()
     excess, others = before - rest, np.abs(drop)
     np.fill_diagonal(others, np.nan)
 
@@ -214,11 +220,6 @@ def removals(vectors: EmotionVectors, layer: int) -> dict[str, Intervention]:
     """Each emotion's direction set to the mean over emotions."""
     column = vectors.column(layer)
     return {e: remove(vectors.of(e)[column], vectors.mean[column]) for e in vectors.emotions}
-
-
-def _everywhere(bench: Bench, layer: int, change: Intervention) -> dict[str, pd.DataFrame]:
-    with hooked(bench.model, {Site(layer): change}):
-        return {name: scene.after() for name, scene in bench.scenes.items()}
 
 
 def geometry(vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
@@ -244,7 +245,7 @@ def null_bound(bench: Bench, layer: int) -> float:
 
 def _moved(bench: Bench, layer: int, directions: Iterable[Tensor]) -> list[float]:
     """How far each unit vector, one residual norm long, moves the first scene, in logits."""
-    trial = next(iter(bench.scenes.values())).neutral
+    trial = next(iter(bench.scenes.values())).after(NEUTRAL)
     base = float(trial.run().logit_difference.mean())
     norm, found = float(bench.stories.residual_norm[bench.stories.layers.index(layer)]), []
     for direction in directions:

@@ -15,6 +15,7 @@ from emolens.activations import Activations
 from emolens.errors import SelectionError
 from emolens.experiments.bench import (
     NULL_DIRECTIONS,
+    Bench,
     Estimate,
     ablation,
     attribution,
@@ -40,7 +41,6 @@ from emolens.model import HookedModel
 from emolens.organism import (
     SCENES,
     organism_dialogues,
-    organism_neutral,
     organism_stories,
     organism_told_stories,
 )
@@ -49,6 +49,7 @@ from emolens.probes import lda_vectors, logistic_vectors
 from emolens.provenance import versions
 from emolens.recording import record
 from emolens.report import Section, write_report, write_tables
+from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, fit_vectors, paired_vectors
 
 SCHEMA = 1
@@ -69,46 +70,39 @@ METHODS: Mapping[str, Method] = {
     "shuffled labels (control)": shuffled,
 }
 
-Reader = Callable[[HookedModel, int], Activations]  # the organism and a seed to labelled texts
+Reader = Callable[[Bench], Mapping[str, Activations]]  # labelled texts, by the name of their kind
 
 
-def _told(model: HookedModel, seed: int) -> Activations:
-    return record(model, organism_told_stories(seed=seed), positions=span("told"))
+def _told(bench: Bench) -> dict[str, Activations]:
+    texts = organism_told_stories(seed=bench.seed)
+    return {"told by the assistant": record(bench.model, texts, positions=span("told"))}
 
 
-def _present(model: HookedModel, seed: int) -> Activations:
-    return present_speaker(record_speakers(model, organism_dialogues(seed=seed)))
+def _speakers(bench: Bench) -> dict[str, Activations]:
+    found = record_speakers(bench.model, organism_dialogues(seed=bench.seed))
+    return {"present speaker": present_speaker(found), "other speaker": other_speaker(found)}
 
 
-def _other(model: HookedModel, seed: int) -> Activations:
-    return other_speaker(record_speakers(model, organism_dialogues(seed=seed)))
+def _masked(bench: Bench) -> dict[str, Activations]:
+    dialogues = organism_dialogues(masked=True, seed=bench.seed)
+    felt, shown = record_masked(bench.model, dialogues)
+    return {
+        "deflection (felt, not shown)": felt,
+        "deflection apart from stories": apart_from(
+            felt, fit_vectors(bench.stories, bench.neutral)
+        ),
+        "shown by a mask": shown,
+    }
 
 
-def _masked(model: HookedModel, seed: int) -> tuple[Activations, Activations]:
-    return record_masked(model, organism_dialogues(masked=True, seed=seed))
-
-
-def _deflection_apart(model: HookedModel, seed: int) -> Activations:
-    stories, neutral = organism_stories(seed=seed), organism_neutral(seed=seed)
-    vectors = fit_vectors(record(model, stories), record(model, neutral))
-    return apart_from(_masked(model, seed)[0], vectors)
-
-
-def _generated(model: HookedModel, seed: int) -> Activations:
-    stories = organism_stories(seed=seed)
+def _generated(bench: Bench) -> dict[str, Activations]:
+    stories = organism_stories(seed=bench.seed)
     openings = [replace(t, text=t.text[: t.spans[0].end], spans=()) for t in stories]
-    return record_generated(model, openings, tokens=24, seed=seed)
+    told = record_generated(bench.model, openings, tokens=24, seed=bench.seed)
+    return {"own continuations": told}
 
 
-KINDS: Mapping[str, Reader] = {
-    "told by the assistant": _told,
-    "present speaker": _present,
-    "other speaker": _other,
-    "deflection (felt, not shown)": lambda model, seed: _masked(model, seed)[0],
-    "deflection apart from stories": _deflection_apart,
-    "shown by a mask": lambda model, seed: _masked(model, seed)[1],
-    "own continuations": _generated,
-}
+KINDS: Sequence[Reader] = (_told, _speakers, _masked, _generated)
 
 
 @dataclass(frozen=True)
@@ -208,7 +202,7 @@ class Calibration:
 def calibrate(
     model: HookedModel,
     methods: Mapping[str, Method] = METHODS,
-    kinds: Mapping[str, Reader] = KINDS,
+    kinds: Sequence[Reader] = KINDS,
     *,
     scenes: Sequence[str] = SCENES,
     seed: int = 0,
@@ -219,8 +213,8 @@ def calibrate(
         model: the organism, or another model trained on its world.
         methods: by name: functions that make vectors from recordings of stories and of neutral
             texts. A new method joins by being passed in.
-        kinds: by name: functions of the model and the seed that record other texts, of which the
-            paper's method (`fit_vectors`) makes vectors.
+        kinds: functions of the bench (its model, stories, neutral texts and seed) that record other
+            texts, by name; the paper's method (`fit_vectors`) makes vectors of each.
         scenes: of the world, the first of which the layer is chosen on.
         seed: of texts and random directions.
 
@@ -235,7 +229,7 @@ def calibrate(
         ModelError: for a model without logits.
 
     >>> import emolens
-    >>> calibrate(emolens.load("organism"), {}, {})
+    >>> calibrate(emolens.load("organism"), {}, ())
     Traceback (most recent call last):
         ...
     emolens.errors.SelectionError: nothing to calibrate: pass at least one method and one scene
@@ -244,7 +238,8 @@ def calibrate(
         raise SelectionError("nothing to calibrate: pass at least one method and one scene")
     bench = prepare(model, scenes, seed)
     ways = {name: (method, bench.stories) for name, method in methods.items()}
-    ways |= {name: (fit_vectors, read(model, seed)) for name, read in kinds.items()}
+    for read in kinds:
+        ways |= {name: (fit_vectors, texts) for name, texts in read(bench).items()}
     made = {name: method(texts, bench.neutral) for name, (method, texts) in ways.items()}
     layers = {name: chosen_layer(bench, vectors) for name, vectors in made.items()}
     bounds = {layer: null_bound(bench, layer) for layer in sorted(set(layers.values()))}
@@ -265,7 +260,7 @@ def calibrate(
         methods=pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "ideal"]),
         layers=layers,
         removal=_removal({"direction set to the mean": found[first], "LEACE": leace}),
-        attribution=attribution(bench.scenes[scenes[0]].neutral, made[first], seed),
+        attribution=attribution(bench.scenes[scenes[0]].after(NEUTRAL), made[first], seed),
         provenance={"model": model.name, "seed": seed, "versions": versions()},
     )
 
