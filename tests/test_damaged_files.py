@@ -1,4 +1,4 @@
-"""Files that are not vectors, damaged in every way: read, or refused in one line that names them."""
+"""Texts, norms, behaviours, plans: a damaged file is read, or refused in a line that names it."""
 
 import json
 
@@ -81,11 +81,14 @@ def check_survives(folder, name, data):
     for old in folder.iterdir():
         old.unlink()
     (folder / name).write_bytes(data)
+    refused = None
     try:
         READERS[name](folder / name)
     except EmolensError as error:
-        assert len(str(error).splitlines()) == 1
-        assert folder.name in str(error)
+        refused = str(error)
+    if refused is not None:
+        assert len(refused.splitlines()) == 1
+        assert folder.name in refused
 
 
 @pytest.mark.parametrize("name", READERS)
