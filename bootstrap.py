@@ -2,8 +2,8 @@
 
 python3 bootstrap.py reproduce [options]   set up, run `emolens reproduce`, leave a report
 python3 bootstrap.py test [options]        set up, run the whole test suite
-python3 bootstrap.py nightly [options]     set up, run the long tests (slow, peers, real), and 10,000
-                                           damaged files for every reader
+python3 bootstrap.py nightly [options]     set up, run the long tests (slow, peers, real), and
+                                           10,000 damaged files for every reader
 python3 bootstrap.py lint                  set up, lint, types and import contract
 python3 bootstrap.py contract              set up a second environment with TransformerLens 3.9 and
                                            run the model-contract tests there
