@@ -194,16 +194,20 @@ def test_a_layer_named_twice_is_refused(organism, stories):
 
 
 SCRIPT = """
-import sys, emolens
+import sys, emolens, emolens.store
 texts = emolens.organism_stories(per_emotion=12)
 model = emolens.load("organism")
+emolens.store.SHARD_TOKENS = 400
 print("reading", flush=True)
-emolens.record(model, texts, batch_tokens=400, folder=sys.argv[1])
+if sys.argv[1] == "record":
+    emolens.record(model, texts, batch_tokens=400, folder=sys.argv[2])
+else:
+    emolens.store_tokens(model, texts, sys.argv[2])
 """
 
 
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
+def start(job: str, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, job, str(folder)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert run.stdout.readline() == "reading\n"
     return run
@@ -213,17 +217,24 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_recording_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, kills):
-    whole, began = start(tmp_path / "whole"), time.monotonic()
+@pytest.mark.parametrize(
+    ("job", "kills"),
+    [
+        ("record", 2),
+        pytest.param("record", 20, marks=pytest.mark.slow),
+        pytest.param("store", 20, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, job, kills):
+    whole, began = start(job, tmp_path / "whole"), time.monotonic()
     assert whole.wait() == 0
     took, draw = time.monotonic() - began, np.random.default_rng(0)
     landed = 0
     for _ in range(kills):
-        run = start(tmp_path / "killed")
+        run = start(job, tmp_path / "killed")
         time.sleep(float(draw.uniform(0, took / kills)))
         run.send_signal(signal.SIGKILL)
         landed += run.wait() == -signal.SIGKILL
     assert landed >= kills / 2
-    assert start(tmp_path / "killed").wait() == 0
+    assert start(job, tmp_path / "killed").wait() == 0
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
