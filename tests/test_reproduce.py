@@ -9,6 +9,7 @@ import pytest
 
 import emolens
 from emolens.cli import main
+from emolens.experiments.report import write_reproduction
 from emolens.experiments.reproduce import Inputs, corpus_inputs, reproduce
 from emolens.organism import organism_stories, planted_norms
 from emolens.vectors import load_vectors
@@ -113,6 +114,19 @@ def test_a_users_corpus_without_a_behaviour_gives_the_reading_half(organism):
     assert "logit_lens" in done.tables
     assert done.summary["norm_words"] == {"valence": 5}
     assert "p_cheat" not in done.summary
+
+
+def test_of_vectors_that_are_passed_in_it_is_not_told_what_the_stories_would_give(
+    organism, tmp_path
+):
+    corpus = emolens.Corpus(few_stories(), emolens.organism_neutral(20))
+    stories, neutral = (emolens.record(organism, t) for t in (corpus.stories, corpus.neutral))
+    fitted = emolens.fit_vectors(stories, neutral)
+    done = reproduce(organism, corpus_inputs(corpus, None), layers=[3], vectors=fitted)
+    assert "passed in" in done.not_applicable["reliability"]
+    assert "reliability" not in done.tables
+    write_reproduction(done, tmp_path / "report.html")
+    assert "Would other stories" not in (tmp_path / "report.html").read_text()
 
 
 def test_an_encoder_gets_no_numbers_from_logits_it_does_not_have(organism):

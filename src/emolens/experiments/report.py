@@ -20,8 +20,9 @@ def charts(done: Reproduction) -> dict[str, alt.TopLevelMixin]:
         "similarity": figures.similarity_map(tables["similarity"]),
         "principal_components": figures.circumplex(tables["principal_components"]),
         "circumplex": figures.circumplex_curve(tables["circumplex"]),
-        "reliability": figures.reliability(tables["reliability"], tables["learning_curve"]),
     }
+    if "reliability" in tables:
+        made["reliability"] = figures.reliability(tables["reliability"], tables["learning_curve"])
     if "steering" in tables:
         told = tables["steering"][tables["steering"].half == "report"]
         ablated = tables["ablation"][tables["ablation"].half == "report"]
@@ -66,13 +67,14 @@ def sections(done: Reproduction) -> Iterator[Section]:
             _lens_words(done),
             "logit_lens",
         )
-    yield Section(
-        "Would other stories give the same vectors?",
-        _reliable(done),
-        pictures["reliability"],
-        done.tables["reliability"],
-        "reliability",
-    )
+    if "reliability" in done.tables:
+        yield Section(
+            "Would other stories give the same vectors?",
+            _reliable(done),
+            pictures["reliability"],
+            done.tables["reliability"],
+            "reliability",
+        )
     yield Section(
         "Which emotions are alike",
         f"Cosine between the vectors of layer {done.shown_layer}, ordered by clustering.",
