@@ -11,7 +11,7 @@ import emolens
 from emolens.errors import CorpusError, ModelError, SelectionError
 from emolens.kinds import (
     apart_from,
-    joined,
+    concat_activations,
     other_speaker,
     present_speaker,
     record_generated,
@@ -119,15 +119,15 @@ def test_what_a_mask_hides_is_told_apart_from_what_it_shows(organism, stories, n
 
 
 def test_recordings_are_joined_in_order_and_only_if_alike(stories, neutral):
-    both = joined([stories, neutral])
+    both = concat_activations([stories, neutral])
     assert both.emotions == stories.emotions + neutral.emotions
     assert torch.equal(both.pooled, torch.cat([stories.pooled, neutral.pooled]))
     low, high = sorted([float(stories.residual_norm), float(neutral.residual_norm)])
     assert low <= float(both.residual_norm) <= high
     with pytest.raises(CorpusError, match="do not join"):
-        joined([stories, replace(neutral, layers=(2,))])
+        concat_activations([stories, replace(neutral, layers=(2,))])
     with pytest.raises(CorpusError, match="no recordings"):
-        joined([])
+        concat_activations([])
     with pytest.raises(CorpusError, match="2 labels for"):
         stories.labelled(["calm", "angry"])
 

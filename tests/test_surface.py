@@ -37,7 +37,7 @@ PUBLIC = [
     "erase",
     "fit_vectors",
     "hooked",
-    "joined",
+    "concat_activations",
     "lda_vectors",
     "learning_curve",
     "load",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from emolens.interventions import Ablate as Ablate, Steer as Steer
     from emolens.kinds import (
         apart_from as apart_from,
-        joined as joined,
+        concat_activations as concat_activations,
         other_speaker as other_speaker,
         present_speaker as present_speaker,
         record_generated as record_generated,
@@ -128,7 +128,7 @@ _ROOMS = {
     "erase": "ablation",
     "fit_vectors": "vectors",
     "hooked": "hooks",
-    "joined": "kinds",
+    "concat_activations": "kinds",
     "lda_vectors": "probes",
     "learning_curve": "reliability",
     "load": "model",

@@ -52,15 +52,19 @@ def record_speakers(
 
 def present_speaker(speakers: Mapping[tuple[str, str], Activations]) -> Activations:
     """Every speaker's turns, labelled with what that speaker feels itself."""
-    return joined([found for (turns, whose), found in speakers.items() if turns == whose])
+    return concat_activations(
+        [found for (turns, whose), found in speakers.items() if turns == whose]
+    )
 
 
 def other_speaker(speakers: Mapping[tuple[str, str], Activations]) -> Activations:
     """Every speaker's turns, labelled with what another speaker feels."""
-    return joined([found for (turns, whose), found in speakers.items() if turns != whose])
+    return concat_activations(
+        [found for (turns, whose), found in speakers.items() if turns != whose]
+    )
 
 
-def joined(recordings: Sequence[Activations]) -> Activations:
+def concat_activations(recordings: Sequence[Activations]) -> Activations:
     """Recordings of one model at the same layers, one after the other.
 
     Raises:
