@@ -368,14 +368,13 @@ def attempt(
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures, by name and then by model, and what they were measured on."""
-    found: dict[str, Any] = {"schema": SCHEMA}
-    for name in options.models:
-        for key, value in one_model(name, options):
-            found.setdefault(key, {})[name] = value
-    found["peak_memory_growth"] = {"organism": memory_growth(options)}
+    """All figures, by name and then by model, and what they were measured on.
+
+    What is known so far always stands in `extraction.json`.
+    """
     gpu = torch.cuda.get_device_name() if options.device.startswith("cuda") else None
-    return found | {
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
         "pairs": options.pairs,
         "device": options.device,
         "dtype": options.dtype,
@@ -388,6 +387,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "gpu": gpu,
         },
     }
+    options.out.mkdir(parents=True, exist_ok=True)
+    for model, name, value in figures(options):
+        found.setdefault(name, {})[model] = value
+        (options.out / "extraction.json").write_text(json.dumps(found, indent=1), "utf-8")
+    return found
+
+
+def figures(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Model, name and value of every figure, as they come."""
+    for model in options.models:
+        for name, value in one_model(model, options):
+            yield model, name, value
+    yield "organism", "peak_memory_growth", memory_growth(options)
 
 
 def table(found: dict[str, Any]) -> Table:
@@ -438,8 +450,6 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parsed()
     found = measure(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "extraction.json").write_text(json.dumps(found, indent=1), "utf-8")
     if options.json:
         print(json.dumps(found))
     else:

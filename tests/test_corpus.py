@@ -1,5 +1,6 @@
 """Where texts come from: JSONL, Parquet, layouts of public sets, the Hub."""
 
+import json
 from contextlib import suppress
 
 import huggingface_hub
@@ -8,13 +9,18 @@ import pytest
 from damage import JSON, fuzz
 from hypothesis import given, strategies as st
 
-from emolens.corpus import load_corpus, parse_text
+from emolens.corpus import load_corpus, load_dialogues, parse_text
 from emolens.errors import CorpusError
 
 STORIES = pd.DataFrame(
     [("A cold lake.", "sad", "lake"), ("The bells rang.", "happy", "town")] * 2,
     columns=["story", "emotion", "topic"],
 )
+DIALOGUE = {
+    "emotion_a": "afraid",
+    "emotion_b": "calm",
+    "dialogue": "Speaker A: Oh no. I said\nSpeaker is out!\nSpeaker B:  It will. \nSpeaker A: Ok",
+}
 CALM = pd.DataFrame({"story": ["A table has four legs."]})
 
 
@@ -78,6 +84,53 @@ def test_what_is_no_id_is_not_asked_of_the_hub(path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     with pytest.raises(CorpusError, match="no corpus at"):
         load_corpus(path)
+
+
+def test_a_folder_like_emotionscopes_gives_its_stories_and_neutral_texts(tmp_path):
+    for part, name, rows in (
+        ("templates", "emotion_stories", STORIES.rename(columns={"story": "text"})),
+        ("templates", "two_speaker_dialogues", pd.DataFrame([DIALOGUE])),
+        ("neutral", "neutral_prompts", CALM.rename(columns={"story": "text"})),
+        ("validation", "implicit_scenarios", pd.DataFrame([{"scenario": "a"}])),
+    ):
+        (tmp_path / part).mkdir(exist_ok=True)
+        rows.to_json(tmp_path / part / f"{name}.jsonl", orient="records", lines=True)
+    found = load_corpus(tmp_path)
+    assert [t.text for t in found.stories] == STORIES.story.tolist()
+    assert [t.text for t in found.neutral] == CALM.story.tolist()
+    dialogues = load_dialogues(tmp_path / "templates" / "two_speaker_dialogues.jsonl")
+    assert dialogues.felt == {"first": ("afraid",), "second": ("calm",)}
+
+
+def test_what_each_speaker_of_a_dialogue_says_is_its_span(tmp_path):
+    file = tmp_path / "dialogues.jsonl"
+    pd.DataFrame([DIALOGUE]).to_json(file, orient="records", lines=True)
+    (text,) = load_dialogues(file).texts
+    said = [(span.name, text.text[span.start : span.end]) for span in text.spans]
+    assert said == [
+        ("first", "Oh no. I said\nSpeaker is out!"),
+        ("second", "It will."),
+        ("first", "Ok"),
+    ]
+    assert text.group == "afraid, calm"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"dialogue": "Speaker A: Oh no."}, "turns of 'Speaker A:' and of 'Speaker B:'"),
+        ({"dialogue": "Speaker A: Oh.\nSpeaker B: "}, "turns of 'Speaker A:' and of 'Speaker B:'"),
+        ({"emotion_b": 3}, "the strings dialogue, emotion_a, emotion_b"),
+    ],
+)
+def test_a_dialogue_that_lacks_something_says_what(tmp_path, row, said):
+    file = tmp_path / "dialogues.jsonl"
+    file.write_text(json.dumps(DIALOGUE) + "\n" + json.dumps(DIALOGUE | row))
+    with pytest.raises(CorpusError, match=f"line 2: expected .*{said}"):
+        load_dialogues(file)
+    file.write_text("")
+    with pytest.raises(CorpusError, match="holds no dialogues"):
+        load_dialogues(file)
 
 
 def test_bad_parquet_is_named(tmp_path):

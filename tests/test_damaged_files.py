@@ -8,7 +8,7 @@ from damage import JSON, PLACES, flipped, fuzz
 from hypothesis import given, strategies as st
 
 from emolens.behaviour import load_behaviour
-from emolens.corpus import load_corpus
+from emolens.corpus import load_corpus, load_dialogues
 from emolens.errors import EmolensError
 from emolens.norms import load_norms
 from emolens.provenance import Provenance
@@ -28,6 +28,11 @@ BEHAVIOUR = {
     "target": "cheat",
     "classes": {"cheat": [" cheat"], "admit": [" admit", " tell"]},
     "prompts": [{"text": "so she", "emotion": "calm", "group": "a"}],
+}
+DIALOGUE = {
+    "dialogue": "Speaker A: Oh no.\nSpeaker B: It will do.",
+    "emotion_a": "afraid",
+    "emotion_b": "calm",
 }
 STORE = {
     "format": "emolens.tokens",
@@ -49,6 +54,7 @@ def read_plan(file):
 READERS = {
     "stories.jsonl": lambda file: load_corpus(file, neutral=file),
     "stories.parquet": lambda file: load_corpus(file, neutral=file),
+    "dialogues.jsonl": load_dialogues,
     "nrc.txt": load_norms,
     "warriner.csv": load_norms,
     "mehrabian.csv": load_norms,
@@ -58,6 +64,7 @@ READERS = {
 }
 SOUND = {
     "stories.jsonl": STORIES.to_json(orient="records", lines=True).encode(),
+    "dialogues.jsonl": json.dumps(DIALOGUE).encode(),
     "nrc.txt": b"Word\tValence\tArousal\tDominance\nglim\t0.75\t0.5\t0.1\nplum\t0\t1\t0\n",
     "warriner.csv": b"Word,V.Mean.Sum,A.Mean.Sum\nglim,7,5\nplum,1.5,9\n",
     "mehrabian.csv": b"word,pleasure,arousal\nglim,0.5,0\nplum,-1,1\n",
@@ -65,7 +72,12 @@ SOUND = {
     MANIFEST: json.dumps(STORE).encode(),
     PLAN: json.dumps(RECORDING).encode(),
 }
-OBJECTS = {"behaviour.json": BEHAVIOUR, MANIFEST: STORE, PLAN: RECORDING}
+OBJECTS = {
+    "behaviour.json": BEHAVIOUR,
+    "dialogues.jsonl": DIALOGUE,
+    MANIFEST: STORE,
+    PLAN: RECORDING,
+}
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ PUBLIC = [
     "load",
     "load_behaviour",
     "load_corpus",
+    "load_dialogues",
     "load_directions",
     "load_gguf",
     "load_norms",

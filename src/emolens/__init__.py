@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from emolens.activations import Activations as Activations
     from emolens.attribution import attribute as attribute
     from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
-    from emolens.corpus import Corpus as Corpus, load_corpus as load_corpus
+    from emolens.corpus import (
+        Corpus as Corpus,
+        load_corpus as load_corpus,
+        load_dialogues as load_dialogues,
+    )
     from emolens.decisions import Trial as Trial
     from emolens.errors import EmolensError as EmolensError
     from emolens.exchange import (
@@ -134,6 +138,7 @@ _ROOMS = {
     "load": "model",
     "load_behaviour": "behaviour",
     "load_corpus": "corpus",
+    "load_dialogues": "corpus",
     "load_directions": "exchange",
     "load_gguf": "exchange",
     "load_norms": "norms",

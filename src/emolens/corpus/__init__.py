@@ -1,4 +1,4 @@
-"""Stories and neutral texts from JSONL or Parquet files, checked row by row."""
+"""Stories, neutral texts and dialogues from JSONL or Parquet files, checked row by row."""
 
 import json
 import re
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emolens.errors import CorpusError, first_line
-from emolens.text import NEUTRAL, Span, Text
+from emolens.text import NEUTRAL, Dialogues, Span, Text
 
 COLUMNS = ("text", "story", "emotion", "topic", "group", "spans")
+SPEAKERS = {"A": "first", "B": "second"}
+TURN = re.compile(r"^Speaker ([AB]):", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ def load_corpus(path: Path | str, *, neutral: Path | str | None = None) -> Corpu
     """Read a corpus of rows with `text`, `emotion` and, for splits, `topic`.
 
     Args:
-        path: a JSONL or Parquet file; a folder: its `stories/*.jsonl` if there are any below it,
-            else its `*.jsonl`, else all `stories*.parquet` below it; or the id of a dataset on the
+        path: a JSONL or Parquet file; a folder: its `stories/*.jsonl` if there are any below it
+            (as in mufxio's corpus), else its `*.jsonl`, else all `*_stories.jsonl` below it (as in
+            EmotionScope's `data`), else all `stories*.parquet`; or the id of a dataset on the
             Hugging Face Hub with one of these layouts, such as `"ryancodrai/emotion-probes"`.
             Files named `neutral*` beside the stories are neutral texts and need no `emotion`.
         neutral: a file of neutral texts, where they are not with the stories. Without one,
@@ -58,7 +61,7 @@ def _layout(folder: Path) -> tuple[list[Path], list[Path]]:
         return [folder], []
     neutral = sorted(folder.rglob("neutral*.jsonl"))
     below = sorted(folder.rglob("stories/*.jsonl")) or sorted(folder.glob("*.jsonl"))
-    stories = [f for f in below if f not in neutral]
+    stories = [f for f in below if f not in neutral] or sorted(folder.rglob("*_stories.jsonl"))
     if stories:
         return stories, neutral
     stories = sorted(folder.rglob("stories*.parquet"))
@@ -105,6 +108,65 @@ def check_corpus(stories: Sequence[Text], neutral: Sequence[Text], name: str) ->
             "neutral texts (--neutral)"
         )
     return corpus
+
+
+def load_dialogues(file: Path | str) -> Dialogues:
+    r"""Read dialogues of two speakers, each with an emotion of its own, for `record_speakers`.
+
+    Args:
+        file: JSONL with rows of `dialogue`, a text whose turns begin with "Speaker A:" or "Speaker
+            B:" on a new line, and `emotion_a` and `emotion_b`, as in EmotionScope's
+            `two_speaker_dialogues.jsonl`; `topic` if there is one, else the two emotions are the
+            group that splits keep together.
+
+    Returns:
+        Dialogues of `"first"` (A) and `"second"`; what each says is its span, without its name.
+
+    Raises:
+        CorpusError: for a missing file, one without dialogues, or a malformed row (with its line).
+
+    >>> from tempfile import TemporaryDirectory
+    >>> row = {"dialogue": "Speaker A: Oh no.\nSpeaker B: It will do.", "emotion_a": "afraid"}
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "dialogues.jsonl"
+    ...     _ = file.write_text(json.dumps(row | {"emotion_b": "calm"}))
+    ...     found = load_dialogues(file)
+    >>> found.felt["second"], [span.name for span in found.texts[0].spans]
+    (('calm',), ['first', 'second'])
+    """
+    texts = tuple(_dialogue(row, where) for where, row in _json_rows(Path(file)))
+    if not texts:
+        raise CorpusError(f"{file} holds no dialogues: expected JSONL lines")
+    felt = {
+        speaker: tuple(emotions[i] for _, emotions in texts)
+        for i, speaker in enumerate(SPEAKERS.values())
+    }
+    return Dialogues(tuple(text for text, _ in texts), felt, felt)
+
+
+def _dialogue(row: object, where: str) -> tuple[Text, tuple[str, str]]:
+    """One dialogue and what each of its speakers feels; the text is labelled with the first's."""
+    names = ("dialogue", "emotion_a", "emotion_b")
+    found = [row.get(name) for name in names] if isinstance(row, dict) else []
+    strings = [value for value in found if isinstance(value, str) and value]
+    if not isinstance(row, dict) or len(strings) < len(names):
+        raise CorpusError(f"{where}: expected an object with the strings {', '.join(names)}")
+    text, first, second = strings
+    spans = tuple(_turns(text))
+    if {span.name for span in spans} != set(SPEAKERS.values()):
+        raise CorpusError(f"{where}: expected turns of 'Speaker A:' and of 'Speaker B:'")
+    return Text(text, first, str(row.get("topic", f"{first}, {second}")), spans), (first, second)
+
+
+def _turns(text: str) -> Iterator[Span]:
+    """What is said in each turn, named by who says it."""
+    names = list(TURN.finditer(text))
+    ends = [*(name.start() for name in names), len(text)][1:]
+    for name, end in zip(names, ends, strict=True):
+        said = text[name.end() : end]
+        start = end - len(said.lstrip())
+        if said.strip():
+            yield Span(SPEAKERS[name[1]], start, start + len(said.strip()))
 
 
 def _read(file: Path, *, needs_emotion: bool) -> Iterator[Text]:
