@@ -4,8 +4,9 @@ python benchmarks/memory.py MODEL {record,cache} COUNT --resident N [--batch 32]
 
 Counted is the process's anonymous memory (RssAnon of Linux): libraries' data, weights, activations,
 Python objects. The result of `record` is a file in a folder, mapped into memory; its pages are the
-kernel's to write out and are not counted. N texts are in memory, whatever part of them is read, so
-that two runs differ only by what reading holds. On CUDA it is what torch allocated there.
+kernel's to write out and are not counted. N texts are in memory, whatever part of them is read, and
+the COUNT longest of them are read in the order given, so that the widest batch of every run is the
+same and two runs differ only by what reading holds. On CUDA it is what torch allocated there.
 """
 
 import argparse
@@ -68,7 +69,8 @@ def measured(words: Sequence[str]) -> dict[str, int]:
     model = emolens.load(options.model, device=options.device, dtype=getattr(torch, options.dtype))
     texts = choose_texts(options.resident, options.stories)
     emolens.record(model, texts[:2])  # what is loaded on first use is no part of the reading
-    some = texts[: options.count]
+    longest = sorted(range(len(texts)), key=lambda i: -len(texts[i].text))[: options.count]
+    some = [texts[i] for i in sorted(longest)]
     with tempfile.TemporaryDirectory() as folder:
         work = {
             "record": lambda: emolens.record(model, some, folder=folder),

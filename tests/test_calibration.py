@@ -158,7 +158,7 @@ def test_nothing_to_calibrate_is_told(organism):
 
 def test_what_chooses_the_layer_is_not_what_is_reported(organism):
     bench = prepare(organism, ("cheat",), seed=0)
-    told = bench.scenes["cheat"].neutral
+    told = bench.scenes["cheat"].after("neutral")
     asked = organism_behaviour(emotions=("neutral",), per_emotion=PROMPTS, seed=0)
     whole = Trial.prepare(organism, asked)
     choosing = {g for g, c in zip(whole.groups, halves(whole.groups), strict=True) if c}
