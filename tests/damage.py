@@ -28,3 +28,28 @@ def flipped(data, places):
     for place, bit in places:
         damaged[place % len(damaged)] ^= 1 << bit
     return bytes(damaged)
+
+
+def random_bytes(whole):
+    """The file's beginning, then anything."""
+    drawn = st.tuples(st.integers(0, 64), st.binary(max_size=400))
+    return drawn.map(lambda start_data: whole[: start_data[0]] + start_data[1])
+
+
+def cut_short(whole):
+    """A part of the file from its beginning."""
+    shares = st.floats(0, 1, exclude_max=True)
+    return shares.map(lambda share: whole[: int(share * len(whole))])
+
+
+def turned_bits(whole):
+    """The file with one to six bits turned."""
+    places = st.lists(st.tuples(PLACES, st.integers(0, 7)), min_size=1, max_size=6)
+    return places.map(lambda drawn: flipped(whole, drawn))
+
+
+DAMAGES = [
+    random_bytes,
+    cut_short,
+    turned_bits,
+]  # a sound file's bytes to a strategy of damaged ones

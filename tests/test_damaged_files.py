@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from damage import JSON, PLACES, flipped, fuzz
+from damage import DAMAGES, JSON, fuzz
 from hypothesis import given, strategies as st
 
 from emolens.behaviour import load_behaviour
@@ -114,28 +114,13 @@ def test_a_sound_file_is_read(sound, name):
         assert found.batches == ((0, 1),)
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", READERS)
-@given(data=st.binary(max_size=400), start=st.integers(0, 64))
+@given(data=st.data())
 @fuzz
-def test_random_bytes_are_one_error(sound, name, data, start):
+def test_damaged_bytes_are_one_error_or_read(sound, name, damage, data):
     folder, whole = sound
-    check_survives(folder, name, whole[name][:start] + data)
-
-
-@pytest.mark.parametrize("name", READERS)
-@given(share=st.floats(0, 1, exclude_max=True))
-@fuzz
-def test_a_file_cut_short_is_one_error(sound, name, share):
-    folder, whole = sound
-    check_survives(folder, name, whole[name][: int(share * len(whole[name]))])
-
-
-@pytest.mark.parametrize("name", READERS)
-@given(places=st.lists(st.tuples(PLACES, st.integers(0, 7)), min_size=1, max_size=6))
-@fuzz
-def test_turned_bits_are_one_error_or_read(sound, name, places):
-    folder, whole = sound
-    check_survives(folder, name, flipped(whole[name], places))
+    check_survives(folder, name, data.draw(damage(whole[name])))
 
 
 CELLS = st.text(max_size=6) | st.sampled_from(["word", "valence", "0", "nan", "1e999", '"', ""])

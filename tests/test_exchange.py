@@ -13,7 +13,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from damage import JSON, PLACES, flipped, fuzz
+from damage import DAMAGES, JSON, PLACES, flipped, fuzz
 from hypothesis import given, strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -549,28 +549,13 @@ def test_a_sound_file_is_read(good, name):
     assert len(READERS[name](folder / f"sound-{name}").emotions) in (1, 2)
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", READERS)
-@given(data=st.binary(max_size=400), start=st.integers(0, 64))
+@given(data=st.data())
 @fuzz
-def test_random_bytes_are_one_error(good, name, data, start):
+def test_damaged_bytes_are_one_error_or_numbers(good, name, damage, data):
     folder, whole = good
-    check_survives(folder, name, whole[name][:start] + data)
-
-
-@pytest.mark.parametrize("name", READERS)
-@given(share=st.floats(0, 1, exclude_max=True))
-@fuzz
-def test_a_file_cut_short_is_one_error(good, name, share):
-    folder, whole = good
-    check_survives(folder, name, whole[name][: int(share * len(whole[name]))])
-
-
-@pytest.mark.parametrize("name", READERS)
-@given(places=st.lists(st.tuples(PLACES, st.integers(0, 7)), min_size=1, max_size=6))
-@fuzz
-def test_turned_bits_are_one_error_or_numbers(good, name, places):
-    folder, whole = good
-    check_survives(folder, name, flipped(whole[name], places))
+    check_survives(folder, name, data.draw(damage(whole[name])))
 
 
 @pytest.mark.parametrize("name", ["v.npz", "v.pt"])

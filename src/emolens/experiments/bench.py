@@ -194,7 +194,7 @@ def ablation(
             [found[scene].loc[e, behaviour] for e, (scene, behaviour) in raised.items()]
         )
 
-    before = raised_p()
+    before = np.array([bench.scenes[s].before.loc[e, c] for e, (s, c) in raised.items()])
     rest = np.array([bench.scenes[s].before.loc[NEUTRAL, c] for s, c in raised.values()])
     drop = np.zeros((len(changes), len(changes)))
     told = track(changes.values(), f"ablating, {name}", len(changes), "vectors")
