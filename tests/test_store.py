@@ -18,7 +18,7 @@ LAYERS = [1, 3]
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
     monkeypatch.setattr(storing, "SHARD_TOKENS", 200)
-    monkeypatch.setattr(storing, "BATCH_TOKENS", 90)
+    monkeypatch.setattr(storing, "usual_batch", lambda _: 90)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float, Int
@@ -23,7 +25,7 @@ from emolens.resume import Ledger
 from emolens.sites import Site
 from emolens.text import Text
 
-BATCH_TOKENS = 8192
+CPU_BATCH, GPU_BATCH = 4096, 8192  # tokens; a 30M network on a CPU takes 1/6 longer with 8192
 ENCODED = 1000  # texts that are tokenised at a time
 
 
@@ -33,7 +35,7 @@ def record(
     *,
     layers: Sequence[int] | None = None,
     positions: PositionRule = story,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     folder: Path | str | None = None,
 ) -> Activations:
     """Mean residual of each text at every layer, over the tokens that a rule picks.
@@ -46,8 +48,9 @@ def record(
         texts: what to read.
         layers: 0-based blocks; all of them by default.
         positions: which tokens; the default is the rule for stories.
-        batch_tokens: most tokens of a batch, padding included. A batch for which memory does not
-            suffice is halved, and a line says so.
+        batch_tokens: most tokens of a batch, padding included; by default 4,096 on a CPU, whose
+            caches hold about as much, and 8,192 on a GPU. A batch for which memory does not suffice
+            is halved, and a line says so.
         folder: where to keep what was read so far, and the result. A run that was killed and is
             started again with the same folder goes on, and ends with the same bytes (on one
             machine, with as many threads).
@@ -75,7 +78,7 @@ def record_at(
     rules: Mapping[str, PositionRule],
     *,
     layers: Sequence[int] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     folder: Path | str | None = None,
 ) -> dict[str, Activations]:
     """What `record` gives for each of several position rules, from one pass.
@@ -109,7 +112,7 @@ def record_at(
     made = [replace(origin, positions=dict(used)) for used in encoded.used]
     ledger = Ledger.open(
         Path(folder) if folder is not None else None,
-        tuple(_plan(encoded.lengths, batch_tokens)),
+        tuple(plan_batches(encoded.lengths, batch_tokens or usual_batch(model))),
         (len(rules), len(texts), len(chosen), model.d_model),
         {
             "model": [origin.fingerprint, origin.weights, origin.dtype],
@@ -134,7 +137,7 @@ def record_at(
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """All texts as one row of tokens, without padding."""
+    """All texts as one row of tokens, without padding; mapped into memory from temporary files."""
 
     ids: Int[Tensor, " token"]
     picked: Bool[Tensor, "rule token"]
@@ -156,22 +159,34 @@ class _Encoded:
 def _encode(
     model: HookedModel, texts: Sequence[Text], rules: Mapping[str, PositionRule]
 ) -> _Encoded:
-    ids, picked, lengths, cut = [], [], [], 0
+    lengths, cut = [], 0
     used: tuple[Counter[str], ...] = tuple(Counter() for _ in rules)
-    for start in range(0, len(texts), ENCODED):
-        some = texts[start : start + ENCODED]
-        tokens = model.tokenize(some)
-        found = [pick(rule, some, tokens) for rule in rules.values()]
-        for count, positions in zip(used, found, strict=True):
-            count.update(positions.used)
-        ids.append(tokens.ids[tokens.mask].int())
-        picked.append(torch.stack([positions.mask[tokens.mask] for positions in found]))
-        lengths.append(tokens.mask.sum(1))
-        cut += len(tokens.cut)
-    return _Encoded(torch.cat(ids), torch.cat(picked, 1), torch.cat(lengths), used, cut)
+    with TemporaryFile() as ids, TemporaryFile() as picked:
+        for start in range(0, len(texts), ENCODED):
+            some = texts[start : start + ENCODED]
+            tokens = model.tokenize(some)
+            found = [pick(rule, some, tokens) for rule in rules.values()]
+            for count, positions in zip(used, found, strict=True):
+                count.update(positions.used)
+            tokens.ids[tokens.mask].int().numpy().tofile(ids)
+            torch.stack([p.mask[tokens.mask] for p in found], 1).numpy().tofile(picked)
+            lengths.append(tokens.mask.sum(1))
+            cut += len(tokens.cut)
+        return _Encoded(
+            torch.from_numpy(np.memmap(ids, np.int32)),
+            torch.from_numpy(np.memmap(picked, np.bool_)).view(-1, len(rules)).T,
+            torch.cat(lengths),
+            used,
+            cut,
+        )
 
 
-def _plan(lengths: Int[Tensor, " text"], batch_tokens: int) -> Iterator[tuple[int, ...]]:
+def usual_batch(model: HookedModel) -> int:
+    """How many tokens, padding included, are read together where nobody says."""
+    return CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
+
+
+def plan_batches(lengths: Int[Tensor, " text"], batch_tokens: int) -> Iterator[tuple[int, ...]]:
     """Rows of similar length together, longest first, at most `batch_tokens` with padding."""
     order = lengths.argsort(descending=True, stable=True)
     start = 0

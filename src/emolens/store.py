@@ -17,13 +17,12 @@ from emolens.errors import ArtefactError, CorpusError, SelectionError, first_lin
 from emolens.model import HookedModel
 from emolens.progress import progress_bar
 from emolens.provenance import Provenance
-from emolens.recording import residuals
-from emolens.text import Text
+from emolens.recording import plan_batches, residuals, usual_batch
+from emolens.text import Text, Tokens
 
 FORMAT, VERSION = "emolens.tokens", 1
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 32_768
-BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +129,9 @@ def store_tokens(
         for number, (start, end) in enumerate(store.shards):
             file = shard_file(place, number)
             if not file.exists():
-                found = [
-                    residuals(model, tokens.ids[rows, :width], tokens.mask[rows, :width], chosen)[
-                        tokens.words[rows, :width]
-                    ]
-                    for rows, width in _batches(tokens.mask.sum(1), start, end)
-                ]
+                found = _read(model, tokens, (start, end), chosen)
                 fresh = file.with_suffix(".new")
-                save_file({"residual": torch.cat(found).to(dtype)}, fresh)
+                save_file({"residual": found.to(dtype)}, fresh)
                 fresh.replace(file)  # a shard is whole or not there
             bar.advance(task, sum(lengths[start:end]))
     return store
@@ -225,16 +219,15 @@ def _shards(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return list(pairwise(ends))
 
 
-def _batches(lengths: Tensor, start: int, end: int) -> list[tuple[slice, int]]:
-    """Neighbouring texts that fit into a batch together, and the longest one's tokens."""
-    made = []
-    while start < end:
-        size, width = 1, int(lengths[start])
-        while start + size < end:
-            wider = max(width, int(lengths[start + size]))
-            if wider * (size + 1) > BATCH_TOKENS:
-                break
-            size, width = size + 1, wider
-        made.append((slice(start, start + size), width))
-        start += size
-    return made
+def _read(
+    model: HookedModel, tokens: Tokens, shard: tuple[int, int], layers: tuple[int, ...]
+) -> Float[Tensor, "token layer d_model"]:
+    """The stream at every token of a shard's texts, in their order."""
+    lengths = tokens.mask[slice(*shard)].sum(1)
+    found: dict[int, Tensor] = {}
+    for rows in plan_batches(lengths, usual_batch(model)):
+        at, width = torch.tensor(rows) + shard[0], int(lengths[rows[0]])
+        read = residuals(model, tokens.ids[at, :width], tokens.mask[at, :width], layers)
+        words = tokens.words[at, :width]
+        found |= {row: read[i][words[i]] for i, row in enumerate(rows)}
+    return torch.cat([found[row] for row in range(len(lengths))])
