@@ -3,10 +3,11 @@
 python benchmarks/memory.py MODEL {record,cache} COUNT --resident N [--batch 32] [...]
 
 Counted is the process's anonymous memory (RssAnon of Linux): libraries' data, weights, activations,
-Python objects. The result of `record` is a file in a folder, mapped into memory; its pages are the
-kernel's to write out and are not counted. N texts are in memory, whatever part of them is read, and
-the COUNT longest of them are read in the order given, so that the widest batch of every run is the
-same and two runs differ only by what reading holds. On CUDA it is what torch allocated there.
+Python objects. The result of `record` and the token ids that it goes through are files mapped into
+memory; their pages are the kernel's to write out and are not counted. N texts are in memory,
+whatever part of them is read, and the COUNT longest of them are read in the order given, so that
+the widest batch of every run is the same and two runs differ only by what reading holds. On CUDA it
+is what torch allocated there.
 """
 
 import argparse

@@ -107,12 +107,14 @@ def record_at(
     if not texts:
         raise CorpusError("no texts to read: the corpus is empty")
     chosen = model.check_layers(layers if layers is not None else range(model.n_layers))
+    if batch_tokens is None:
+        batch_tokens = usual_batch(model)
     encoded = _encode(model, texts, rules)
     origin = model.provenance(texts, {}, encoded.cut)
     made = [replace(origin, positions=dict(used)) for used in encoded.used]
     ledger = Ledger.open(
         Path(folder) if folder is not None else None,
-        tuple(plan_batches(encoded.lengths, batch_tokens or usual_batch(model))),
+        tuple(plan_batches(encoded.lengths, batch_tokens)),
         (len(rules), len(texts), len(chosen), model.d_model),
         {
             "model": [origin.fingerprint, origin.weights, origin.dtype],
