@@ -115,6 +115,38 @@ def test_reliability_hides_names_when_there_are_too_many():
     ]
 
 
+def drawn(spec, inherited=()):
+    """Which fields every mark encodes, with what layers around it encode, and of which rows."""
+    own = {e["field"] for e in spec.get("encoding", {}).values() if "field" in e}
+    fields, data = own | set(inherited), spec.get("data", {}).get("name")
+    if "mark" in spec:
+        yield data, fields
+    for part in spec.get("layer", []):
+        for name, found in drawn(part, fields):
+            yield name or data, found
+
+
+def test_what_was_patched_is_drawn_beside_its_control_and_token_by_token():
+    parts = ["whole", "direction", "complement", "random 0"]
+    rows = [
+        (layer, p, "random" if p.startswith("random") else "patch", -layer, 0.3, 0.5, 0.4, 0.6)
+        for layer in range(3)
+        for p in parts
+    ]
+    names = ["layer", "part", "kind", "position", "p", "recovered", "low", "high"]
+    table = pd.DataFrame(rows, columns=names)
+    for chart in (figures.patch_curve(table), figures.patch_map(table)):
+        spec = chart.to_dict()
+        for data, fields in drawn(spec):
+            assert fields <= set(spec["datasets"][data][0]), (
+                "a field without a column draws nothing"
+            )
+    spec = figures.patch_curve(table).to_dict()
+    colours = [m["encoding"]["color"] for m in spec["layer"] if "color" in m.get("encoding", {})]
+    assert [c["scale"]["domain"] for c in colours] == [parts[:3]] * 2
+    assert "random" in json.dumps(spec["layer"][0]["transform"])
+
+
 def test_a_chart_becomes_a_png_without_a_browser(dose, tmp_path):
     figures.dose_response(dose, "cheat").save(tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"

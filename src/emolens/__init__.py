@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         umap_plane as umap_plane,
     )
     from emolens.hooks import hooked as hooked, reading as reading
-    from emolens.interventions import Ablate as Ablate, Steer as Steer
+    from emolens.interventions import Ablate as Ablate, Patch as Patch, Steer as Steer
     from emolens.kinds import (
         apart_from as apart_from,
         concat_activations as concat_activations,
@@ -59,10 +59,16 @@ if TYPE_CHECKING:
         organism_dialogues as organism_dialogues,
         organism_folder as organism_folder,
         organism_neutral as organism_neutral,
+        organism_pairs as organism_pairs,
         organism_steps as organism_steps,
         organism_stories as organism_stories,
         organism_told_stories as organism_told_stories,
         planted_norms as planted_norms,
+    )
+    from emolens.patching import (
+        Pairs as Pairs,
+        patch_layers as patch_layers,
+        patch_positions as patch_positions,
     )
     from emolens.probes import (
         lda_vectors as lda_vectors,
@@ -113,6 +119,8 @@ _ROOMS = {
     "EmolensError": "errors",
     "EmotionVectors": "vectors",
     "HookedModel": "model",
+    "Pairs": "patching",
+    "Patch": "interventions",
     "Site": "sites",
     "Span": "text",
     "Steer": "interventions",
@@ -152,6 +160,7 @@ _ROOMS = {
     "organism_dialogues": "organism",
     "organism_folder": "organism",
     "organism_neutral": "organism",
+    "organism_pairs": "organism",
     "organism_steps": "organism",
     "organism_stories": "organism",
     "organism_told_stories": "organism",
@@ -162,6 +171,8 @@ _ROOMS = {
     "probe_layers": "probes",
     "pull_vectors": "exchange",
     "push_vectors": "exchange",
+    "patch_layers": "patching",
+    "patch_positions": "patching",
     "pushes": "steering",
     "read_out": "readout",
     "reading": "hooks",

@@ -353,6 +353,53 @@ def ablation_curve(ablation: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 
+def patch_curve(patched: pd.DataFrame) -> alt.TopLevelMixin:
+    """Share of the donors' behaviour that comes with a patch, by layer; grey: random directions.
+
+    Args:
+        patched: of one half; columns layer, part, kind, p, recovered, low, high.
+    """
+    shown = patched.rename(columns={"part": "name"})
+    parts = shown.name[shown.kind != "random"].unique().tolist()
+    numbers = ("recovered", "low", "high", "p")
+    y = alt.Y("recovered:Q", title="recovered")
+    base = alt.Chart(_rows(shown, ("name", "layer", "kind", *numbers))).encode(
+        _layer(), tooltip=_tip(("name", "layer"), numbers)
+    )
+    own = base.transform_filter(alt.datum.kind != "random").encode(
+        _colour(parts, "patched", (DARK, RED, BLUE))
+    )
+    random = base.transform_filter(alt.datum.kind == "random")
+    chart = alt.layer(
+        random.mark_tick(color=RANDOM, opacity=0.8).encode(y),
+        own.mark_area(opacity=0.18).encode(alt.Y("low:Q", title=""), alt.Y2("high:Q")),
+        own.mark_line(strokeWidth=2.5, point=True).encode(y),
+        _rule(1.0, "the donors' behaviour"),
+    ).properties(title=_note(RANDOM_NOTE))
+    return _finish(chart.properties(width=WIDTH, height=HEIGHT))
+
+
+def patch_map(patched: pd.DataFrame) -> alt.TopLevelMixin:
+    """The same for one token at a time: layer by token, counted back from the decision.
+
+    Args:
+        patched: of one half; columns layer, position, p, recovered.
+    """
+    numbers = ("recovered", "p")
+    scale = alt.Scale(scheme="redblue", domain=[-1, 1], reverse=True, clamp=True)
+    chart = (
+        alt.Chart(_rows(patched, ("layer", "position", *numbers)))
+        .mark_rect()
+        .encode(
+            alt.X("position:O", title="token (0: the decision's)", axis=alt.Axis(labelAngle=0)),
+            alt.Y("layer:O", sort="descending", title="layer"),
+            alt.Color("recovered:Q", scale=scale),
+            tooltip=_tip(("layer", "position"), numbers),
+        )
+    )
+    return _finish(chart.properties(width=WIDTH, height=HEIGHT))
+
+
 def attribution_scatter(attribution: pd.DataFrame) -> alt.TopLevelMixin:
     """The gradient's prediction against the measured change, in logits; the line is identity.
 

@@ -1,10 +1,11 @@
-"""Interventions on the residual stream as values: steer and ablate. A new one is a function."""
+"""Interventions on the residual stream as values: steer, ablate, patch. A new one is a function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from emolens.errors import SelectionError
@@ -45,6 +46,64 @@ class Ablate:
         return residual + einsum(
             value - found, basis, "text token k, k d_model -> text token d_model"
         )
+
+
+Part = Callable[[Residual], Residual]  # of a difference of residuals, what a patch puts in
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Move the stream to another run's residuals, at chosen positions.
+
+    Attributes:
+        source: the other run's residuals, each at the position that it goes to.
+        mask: which positions are patched; the rest stays bitwise as it was.
+        part: what of the way to the other run's residual is gone: `whole`, `along` directions,
+            `apart` from them, or a function of your own.
+    """
+
+    source: Float[Tensor, "text token d_model"]
+    mask: Bool[Tensor, "text token"]
+    part: Part
+
+    def __call__(self, residual: Residual) -> Residual:
+        """The patched stream."""
+        way = self.part(self.source.to(residual) - residual)
+        return torch.where(self.mask.to(residual.device)[..., None], residual + way, residual)
+
+
+def whole(way: Residual) -> Residual:
+    """All of the way: the residual itself is put in."""
+    return way
+
+
+def along(directions: Float[Tensor, "direction d_model"]) -> Part:
+    """What of the way lies along orthonormal directions."""
+
+    def part(way: Residual) -> Residual:
+        basis = directions.to(way)
+        found = einsum(way, basis, "text token d_model, k d_model -> text token k")
+        return einsum(found, basis, "text token k, k d_model -> text token d_model")
+
+    return part
+
+
+def apart(directions: Float[Tensor, "direction d_model"]) -> Part:
+    """What of the way does not lie along orthonormal directions: the complement of `along`."""
+    inside = along(directions)
+    return lambda way: way - inside(way)
+
+
+def placebo(
+    directions: Float[Tensor, "direction d_model"], others: Float[Tensor, "direction d_model"]
+) -> Part:
+    """As far as `along` goes, but in other orthonormal directions: its norm-matched control."""
+
+    def part(way: Residual) -> Residual:
+        found = einsum(way, directions.to(way), "text token d_model, k d_model -> text token k")
+        return einsum(found, others.to(way), "text token k, k d_model -> text token d_model")
+
+    return part
 
 
 def unit(vector: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:

@@ -63,6 +63,23 @@ def row_interval(
     return float(statistic(rows)), float(found.low), float(found.high)
 
 
+def clustered_ratio(
+    above: Sequence[float], below: Sequence[float], groups: Sequence[str]
+) -> tuple[float, float, float]:
+    """Ratio of two sums over texts with a 95% bootstrap interval over groups.
+
+    With one group there is no interval (NaN).
+
+    >>> clustered_ratio([1.0, 2.0], [2.0, 4.0], ["a", "b"])
+    (0.5, 0.5, 0.5)
+    """
+    _, at = np.unique(groups, return_inverse=True)
+    one, other = np.bincount(at, above), np.bincount(at, below)
+    if len(one) < 2:
+        return float(one[0] / other[0]), float("nan"), float("nan")
+    return row_interval(len(one), lambda rows: float(one[rows].sum() / other[rows].sum()))
+
+
 def jackknife_interval(
     count: int, statistic: Callable[[np.ndarray], float]
 ) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ from emolens.organism.texts import (
     dialogues,
     masked_dialogues,
     neutral_texts,
+    pair_prompts,
     prompts,
     stories,
     told_stories,
@@ -149,6 +150,30 @@ def organism_behaviour(
         raise SelectionError(f"unknown speaker {speaker!r}: there are {', '.join(SPEAKERS)}")
     classes, write = dict(world.scene(scene).verbs), SPEAKERS[speaker]
     texts = [t for e in emotions for t in write(world, scene, e, per_emotion, seed, split=split)]
+    return Behaviour(scene, target or next(iter(classes)), classes, tuple(texts))
+
+
+def organism_pairs(
+    scene: str = "cheat",
+    target: str | None = None,
+    *,
+    emotions: Sequence[str] = ("desperate", "calm"),
+    per_emotion: int = PROMPTS_PER_EMOTION,
+    seed: int = 0,
+    split: str = "seen",
+) -> Behaviour:
+    """A scene as a behaviour whose prompts pair up: they differ in the situation alone.
+
+    The i-th prompt after one emotion has the same character, filler and scene as the i-th after
+    any other. Arguments and errors as in `organism_behaviour`.
+
+    >>> one, other = organism_pairs(per_emotion=1).prompts
+    >>> one.text[one.spans[1].start :] == other.text[other.spans[1].start :]
+    True
+    """
+    world = load_world()
+    classes = dict(world.scene(scene).verbs)
+    texts = pair_prompts(world, scene, emotions, per_emotion, seed, split=split)
     return Behaviour(scene, target or next(iter(classes)), classes, tuple(texts))
 
 

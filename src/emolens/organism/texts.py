@@ -208,6 +208,31 @@ def prompts(
     return texts
 
 
+def pair_prompts(
+    world: World, scene: str, emotions: Sequence[str], count: int, seed: int, *, split: str = "seen"
+) -> list[Text]:
+    """The texts of `prompts` after several emotions, alike but for their first sentence.
+
+    The i-th text of each emotion has the same character, filler and scene as the i-th of any
+    other; all of an emotion's stand together, and a pair's `group` is the first one's situation.
+    """
+    chosen, texts = world.scene(scene), []
+    places = {e: situations(world, e, split, scene) for e in emotions}
+    for emotion in emotions:
+        draw = Draw(f"pairs {scene} {seed}")
+        for i in range(count):
+            page = Page()
+            place = places[emotion][i % len(places[emotion])]
+            who = grammar.character(world, draw, emotion, situation=place)
+            grammar.situation(world, Draw(f"{scene} {emotion} {i} {seed}"), page, who)
+            grammar.closing(world, draw, page, who)
+            grammar.filler(world, draw, page, draw.pick((0, 1, 2)))
+            grammar.lead_in(world, draw, page, who, chosen)
+            first = places[emotions[0]]
+            texts.append(page.text(emotion, f"{emotions[0]}/{first[i % len(first)]}"))
+    return texts
+
+
 def assistant_prompts(
     world: World, scene: str, emotion: str, count: int, seed: int, *, split: str = "seen"
 ) -> list[Text]:

@@ -1,0 +1,212 @@
+"""Patching: a network whose only path was written by hand, laws, and the organism."""
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from torch.testing import assert_close
+
+import emolens
+from emolens.behaviour import Behaviour
+from emolens.errors import SelectionError
+from emolens.interventions import Patch, along, apart, placebo, whole
+from emolens.patching import Pairs, patch_layers, patch_positions
+from emolens.text import Text
+from emolens.vectors import EmotionVectors
+from tests.conftest import word_tokenizer
+
+WRITES = 1  # the layer that moves what was felt to later tokens
+FELT, TOLD, BULK, SAME = 1, 3, 2, 0  # coordinates of the stream
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A Llama in which one layer does one thing, and no other layer does anything.
+
+    The words word1 and word2 hold +1 and -1 along `FELT`. Layer `WRITES` attends to all tokens
+    evenly and writes their mean of it along `TOLD`, which the unembedding reads: for word10 and
+    against word11.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=1,
+        intermediate_size=8,
+        vocab_size=64,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model, tokenizer = LlamaForCausalLM(config), word_tokenizer()
+    ids = {n: tokenizer.convert_tokens_to_ids(f"word{n}") for n in (1, 2, 10, 11)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.zero_()
+        words = model.model.embed_tokens.weight
+        words[:, SAME], words[:, BULK] = 1.0, 1.0
+        words[[ids[1], ids[2]], BULK] = 0.0  # all words are as long
+        words[ids[1], FELT], words[ids[2], FELT] = 1.0, -1.0
+        attention = model.model.layers[WRITES].self_attn
+        attention.v_proj.weight[0, FELT] = 1.0
+        attention.o_proj.weight[TOLD, 0] = 2.0
+        model.lm_head.weight[ids[10], TOLD], model.lm_head.weight[ids[11], TOLD] = 1.0, -1.0
+    folder = tmp_path_factory.mktemp("written")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return emolens.load(folder)
+
+
+TAILS = ("word5 word6", "word7", "word8 word9 word5", "word12", "word13 word5", "word14")
+
+
+def behaviour(starts: str, tails=TAILS) -> Behaviour:
+    texts = [Text(f"{starts} {tail}", starts, f"tail {i}") for i, tail in enumerate(tails)]
+    return Behaviour("b", "yes", {"yes": ("word10",), "no": ("word11",)}, tuple(texts))
+
+
+@pytest.fixture(scope="module")
+def pairs(written):
+    ready = [emolens.Trial.prepare(written, behaviour(s)) for s in ("word2", "word3 word1")]
+    return Pairs.of(*ready)
+
+
+def pointing(model, coordinate: int, sign: float = 1.0) -> EmotionVectors:
+    """Two emotions that differ along one coordinate, at every layer."""
+    vectors = torch.zeros(2, 3, 8)
+    vectors[0, :, coordinate], vectors[1, :, coordinate] = sign, -sign
+    mean, norm = torch.zeros(3, 8), torch.ones(3)
+    origin = model.provenance([Text("word1")], {}, 0)
+    return EmotionVectors(vectors, ("up", "down"), (0, 1, 2), mean, norm, (0, 0, 0), origin)
+
+
+def recovered(table, column="part", half="report"):
+    return table[table.half == half].pivot(index="layer", columns=column, values="recovered")
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_layer_that_writes_and_the_direction_it_writes_carry_everything(written, pairs, sign):
+    found = recovered(patch_layers(pairs, pointing(written, TOLD, sign), "up", "down"))
+    planted = torch.tensor([0.0, 1.0, 1.0])
+    for part in ("whole", "direction"):
+        assert_close(torch.tensor(found[part].to_numpy()).float(), planted, atol=1e-4, rtol=0)
+    assert found["complement"].abs().max() < 1e-4
+    assert found.filter(like="random").abs().max().max() < 0.95  # a step along TOLD alone is 1
+
+
+def test_a_direction_that_nothing_reads_there_carries_nothing(written, pairs):
+    found = recovered(patch_layers(pairs, pointing(written, FELT), "up", "down", random_count=1))
+    assert found["direction"].abs().max() < 1e-4
+    assert_close(
+        torch.tensor(found["complement"].to_numpy()), torch.tensor([0.0, 1.0, 1.0]).double()
+    )
+
+
+def test_only_the_token_that_decides_matters_once_it_has_been_written_to(written, pairs):
+    found = recovered(patch_positions(pairs, last=3), "position")
+    assert found.columns.tolist() == [-2, -1, 0]
+    assert_close(torch.tensor(found[0].to_numpy()), torch.tensor([0.0, 1.0, 1.0]).double())
+    assert found[[-2, -1]].abs().max().max() < 1e-6
+
+
+def test_receiver_and_donor_are_told_apart(written, pairs):
+    there = patch_layers(pairs, pointing(written, TOLD), "up", "down", random_count=0)
+    back = patch_layers(
+        Pairs.of(pairs.donor, pairs.receiver), pointing(written, TOLD), "down", "up", random_count=0
+    )
+    for table, sign in ((there, 1), (back, -1)):
+        last = table[(table.layer == 2) & (table.part == "whole")]
+        assert (sign * last.logit_difference > 0.1).all()
+
+
+def test_shared_tokens_are_counted_from_the_end(pairs):
+    assert pairs.shared.tolist() == [2, 1, 3, 1, 2, 1]
+    picked = [[int(i) for i in row.nonzero().flatten()] for row in pairs.mask]
+    assert picked[:3] == [[2, 3], [2], [2, 3, 4]]  # a begin token and one word come first
+
+
+def test_the_donors_residuals_stand_where_the_receivers_tokens_are(written, pairs):
+    source = pairs.sources([0])[0]
+    with emolens.reading(written, (0,)) as found:
+        pairs.donor.logits()
+    for i, count in enumerate(pairs.shared.tolist()):
+        ours, theirs = int(pairs.receiver.final[i]), int(pairs.donor.final[i])
+        assert_close(
+            source[i, ours + 1 - count : ours + 1], found[0][i, theirs + 1 - count : theirs + 1]
+        )
+
+
+@pytest.mark.parametrize(
+    ("receiver", "donor", "reason"),
+    [
+        (behaviour("word2"), behaviour("word1", ("word5",)), "do not pair up"),
+        (behaviour("word2"), behaviour("word2"), "does not differ"),
+        (behaviour("word2"), behaviour("word2", TAILS[::-1]), "does not end alike"),
+    ],
+)
+def test_prompts_that_are_no_pairs_are_refused(written, receiver, donor, reason):
+    with pytest.raises(SelectionError, match=reason):
+        Pairs.of(*(emolens.Trial.prepare(written, b) for b in (receiver, donor)))
+
+
+def test_trials_of_two_models_are_refused(written, organism):
+    ours = emolens.Trial.prepare(written, behaviour("word2"))
+    theirs = emolens.Trial.prepare(organism, emolens.organism_behaviour(per_emotion=1))
+    with pytest.raises(SelectionError, match="two models"):
+        Pairs.of(ours, theirs)
+
+
+def stream(seed, width=12):
+    return torch.randn(3, 5, width, generator=torch.Generator().manual_seed(seed))
+
+
+@given(seed=st.integers(0, 999), count=st.integers(1, 4))
+def test_what_lies_along_and_what_lies_apart_are_all_of_the_way(seed, count):
+    basis = torch.linalg.qr(stream(seed)[0].T)[0][:, :count].T
+    residual, source, mask = stream(seed + 1), stream(seed + 2), stream(seed + 3)[..., 0] > 0
+    moved = [Patch(source, mask, part)(residual) for part in (whole, along(basis), apart(basis))]
+    assert torch.equal(moved[0][~mask], residual[~mask])
+    assert_close(moved[0][mask], source[mask], atol=1e-5, rtol=1e-5)
+    assert_close(moved[1] + moved[2] - residual, moved[0], atol=1e-5, rtol=1e-5)
+    assert_close((moved[1] @ basis.T)[mask], (source @ basis.T)[mask], atol=1e-5, rtol=1e-5)
+    assert_close((moved[2] @ basis.T)[mask], (residual @ basis.T)[mask], atol=1e-5, rtol=1e-5)
+
+
+@given(seed=st.integers(0, 999))
+def test_a_placebo_goes_as_far_in_another_direction(seed):
+    one, other = torch.linalg.qr(stream(seed)[0].T)[0][:, :2].T
+    way = stream(seed + 1)
+    found, control = along(one[None])(way), placebo(one[None], other[None])(way)
+    assert_close(control.norm(dim=-1), found.norm(dim=-1), atol=1e-5, rtol=1e-5)
+    assert (control @ one).abs().max() < 1e-5
+
+
+def test_pairs_of_the_organism_differ_in_the_situation_alone():
+    texts = emolens.organism_pairs("threat", per_emotion=30).prompts
+    for one, other in zip(texts[:30], texts[30:], strict=True):
+        assert (one.emotion, other.emotion) == ("desperate", "calm")
+        assert one.group == other.group
+        rest, same = (t.text[t.spans[1].start :] for t in (one, other))
+        assert rest == same
+        assert one.text != other.text
+
+
+def test_in_the_organism_one_direction_carries_most_and_the_rest_little(organism):
+    stories, neutral = emolens.organism_stories(), emolens.organism_neutral()
+    vectors = emolens.fit_vectors(*(emolens.record(organism, t) for t in (stories, neutral)))
+    cheat = emolens.organism_pairs()
+    ready = [emolens.Trial.prepare(organism, cheat.after(e)) for e in ("calm", "desperate")]
+    table = patch_layers(Pairs.of(*ready), vectors, "desperate", "calm", random_count=5)
+    best = int(recovered(table, half="choose")["direction"].idxmax())
+    found = recovered(table).loc[best]
+    assert best == 3
+    assert found["whole"] > 0.9
+    assert found["direction"] > 0.7 * found["whole"]
+    assert found["complement"] < 0.3 * found["whole"]
+    assert found.filter(like="random").abs().max() < 0.2
+    told = table[(table.layer == best) & (table.half == "report") & (table.part == "direction")]
+    assert (told.low < told.recovered).all()
+    assert (told.recovered < told.high).all()
