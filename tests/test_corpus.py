@@ -66,6 +66,11 @@ def test_a_dataset_on_the_hub_is_fetched_by_its_id(tmp_path, monkeypatch):
     assert len(load_corpus("ryancodrai/emotion-probes").stories) == 4
     assert asked["repo"] == "ryancodrai/emotion-probes"
     assert asked["repo_type"] == "dataset"
+    names = ["data/stories-0.parquet", "data/neutral-0.parquet", "run.py"]
+    fetched = huggingface_hub.utils.filter_repo_objects(
+        names, allow_patterns=asked["allow_patterns"]
+    )
+    assert list(fetched) == names[:2]
     assert all(not pattern.endswith((".py", ".pkl", "*")) for pattern in asked["allow_patterns"])
 
 
@@ -155,3 +160,36 @@ def test_any_row_is_a_text_or_a_corpus_error(row):
         text = parse_text(row, "here", needs_emotion=True)
         assert text.text.strip()
         assert text.emotion
+
+
+def test_neutral_texts_beside_several_files_of_stories_are_read_once(tmp_path):
+    for number, emotion in enumerate(("sad", "calm")):
+        row = {"text": "a story", "emotion": emotion}
+        pd.DataFrame([row]).to_parquet(tmp_path / f"stories-{number}.parquet")
+    pd.DataFrame([{"text": "a wall"}]).to_parquet(tmp_path / "neutral.parquet")
+    found = load_corpus(tmp_path)
+    assert (len(found.stories), len(found.neutral)) == (2, 1)
+
+
+def test_rows_may_hold_other_line_ends_and_nulls(tmp_path):
+    rows = [
+        {
+            "text": f"one\u2028two\u0085three {i}",
+            "emotion": e,
+            "topic": None,
+            "group": "g",
+            "spans": None,
+        }
+        for i, e in enumerate(("sad", "calm", "neutral"))
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "a.jsonl").write_text("\r\n".join(lines), "utf-8", newline="")
+    found = load_corpus(tmp_path / "a.jsonl")
+    assert [t.text for t in found.stories[:1]] == [rows[0]["text"]]
+    assert {t.group for t in found.stories} == {"g"}
+
+
+def test_half_of_a_surrogate_pair_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "oh \\ud83d", "emotion": "sad"}')
+    with pytest.raises(CorpusError, match="line 1: 'text' holds half of a surrogate pair"):
+        load_corpus(tmp_path / "a.jsonl")

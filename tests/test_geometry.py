@@ -16,6 +16,7 @@ from emolens.cli import main
 from emolens.errors import CorpusError, EmolensError, SelectionError
 from emolens.experiments.geometry import geometry
 from emolens.geometry import (
+    circumplex,
     cluster_agreement,
     clusters,
     correlations,
@@ -493,3 +494,18 @@ def test_wrong_options_are_one_line(run, npz, tmp_path):
 def test_the_public_names_are_there():
     assert emolens.rsa is rsa
     assert emolens.load_norms is load_norms
+
+
+def test_a_norm_that_does_not_vary_is_left_out(paper_like):
+    flat = {"valence": dict.fromkeys(paper_like.emotions, 0.5)}
+    assert circumplex(paper_like, paper_like.layers, flat).empty
+
+
+def test_components_do_not_depend_on_what_others_drew():
+    points = np.random.default_rng(0).normal(size=(12, 1, 600))
+    vectors = made(points, [f"e{i}" for i in range(12)])
+    found = []
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002 (what scikit-learn draws from unless told not to)
+        found.append(principal_components(vectors, vectors.layers[0], {}))
+    pd.testing.assert_frame_equal(*found, check_exact=True)

@@ -4,7 +4,7 @@ import pytest
 
 import emolens
 from emolens.errors import SelectionError
-from emolens.positions import everything, last, pick, span, story
+from emolens.positions import colon, everything, last, pick, span, story, user_end
 
 
 def picked(organism, rule, *texts):
@@ -75,3 +75,15 @@ def test_a_text_longer_than_the_context_is_cut_at_its_end_and_counted(organism):
     assert tokens.cut == (0,)
     assert organism.tokenizer.convert_ids_to_tokens(tokens.ids[0, :2].tolist()) == ["<bos>", "mira"]
     assert emolens.record(organism, texts).provenance.cut == 1
+
+
+@pytest.mark.parametrize("rule", [colon, user_end])
+def test_a_turn_that_the_context_cut_off_is_not_read_in_the_middle_of_another(organism, rule):
+    said = "goat " * 400
+    whole = f"user : {said}assistant :"
+    spans = (
+        emolens.Span("user", 7, 6 + len(said)),
+        emolens.Span("assistant", len(whole), len(whole)),
+    )
+    with pytest.raises(SelectionError, match=f"{rule.__name__}.*picks no token"):
+        picked(organism, rule, emolens.Text(whole, spans=spans))

@@ -1,6 +1,7 @@
 """Readouts: four kinds, token by token, over a corpus; one vector that always wins is told."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import emolens
-from emolens.errors import ModelError, SelectionError
+from emolens.errors import EmolensError, ModelError, SelectionError
 from emolens.readout import _Sample, read_out, top_windows, trace
 from emolens.recording import record
 
@@ -106,3 +107,20 @@ def test_a_reservoir_holds_every_row_with_the_same_chance():
     assert counts.mean() == 150 / 4
     for part in np.split(counts, 8):  # a quarter each, within four standard errors
         assert part.mean() == pytest.approx(37.5, abs=4 * (150 * 0.25 * 0.75 / 50) ** 0.5)
+
+
+@pytest.mark.parametrize(("texts", "options"), [([], {}), (["mira fed the goat ."], {"window": 0})])
+def test_nothing_to_read_is_one_line(organism, vectors, texts, options):
+    with pytest.raises(EmolensError, match=r"no texts to read|a window of 0 tokens holds nothing"):
+        top_windows(organism, vectors, texts, 3, **options)
+
+
+def test_an_empty_text_among_others_has_no_window(organism, vectors):
+    texts = ["", "mira fed the goat .", "tom slept ."]
+    assert set(top_windows(organism, vectors, texts, 3, top=2).text) == {1, 2}
+
+
+def test_a_z_score_needs_several_texts(vectors, stories):
+    one = replace(stories, pooled=stories.pooled[:1], emotions=stories.emotions[:1], groups=("a",))
+    with pytest.raises(SelectionError, match="record several texts"):
+        read_out(vectors, stories.at(3), 3, kind="z", reference=one)

@@ -238,3 +238,40 @@ def test_what_is_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, job
     assert landed >= kills / 2
     assert start(job, tmp_path / "killed").wait() == 0
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_more_texts_than_the_folder_holds_are_another_recording(organism, stories, tmp_path):
+    emolens.record(organism, stories[:3], layers=[1], folder=tmp_path)
+    with pytest.raises(ArtefactError, match="differs in texts: choose another folder"):
+        emolens.record(organism, stories, layers=[1], folder=tmp_path)
+
+
+def test_changing_a_result_in_place_leaves_its_folder_alone(organism, stories, tmp_path):
+    found = emolens.record(organism, stories, layers=[1], folder=tmp_path)
+    kept = found.pooled.clone()
+    found.pooled.mul_(0)
+    again = emolens.record(organism, stories, layers=[1], folder=tmp_path)
+    assert torch.equal(again.pooled, kept)
+
+
+def test_a_folder_that_is_a_file_or_has_no_room_is_one_line(
+    organism, stories, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match=r"cannot record into .*file .*choose another folder"):
+        emolens.record(organism, stories, folder=tmp_path / "file")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("emolens.resume.os.posix_fallocate", full)
+    with pytest.raises(ArtefactError, match=r"no room for .*pooled.f32 .*No space left"):
+        emolens.record(organism, stories, folder=tmp_path / "new")
+
+
+def test_steering_while_a_fresh_model_records_does_not_change_who_it_is(organism, stories):
+    fresh = emolens.load("organism")
+    step = emolens.Steer(torch.ones(organism.d_model))
+    with emolens.hooked(fresh, {emolens.Site(0): step}):
+        found = emolens.record(fresh, stories, layers=[1])
+    assert found.provenance.fingerprint == organism.fingerprint

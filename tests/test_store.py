@@ -11,6 +11,7 @@ from emolens import store as storing
 from emolens.errors import ArtefactError, CorpusError, SelectionError
 from emolens.positions import everything
 from emolens.store import MANIFEST, open_store, shard_file, store_tokens
+from emolens.text import Text
 
 LAYERS = [1, 3]
 
@@ -96,3 +97,16 @@ def test_what_is_not_there_is_told(organism, made, tmp_path):
         made.text(99)
     with pytest.raises(CorpusError, match="no texts to store"):
         store_tokens(organism, [], tmp_path)
+
+
+def test_a_shard_of_other_texts_or_cut_short_is_written_again(organism, texts, made):
+    before = [shard_file(made.folder, i).read_bytes() for i in range(len(made.shards))]
+    (made.folder / MANIFEST).unlink()
+    other = [Text(t.text.replace("a", "the"), t.emotion) for t in reversed(texts)]
+    found = store_tokens(organism, other, made.folder, layers=LAYERS)
+    expected = emolens.record(organism, other, layers=LAYERS, positions=everything)
+    assert_close(found.text(0).mean(0), expected.pooled[0], atol=1e-5, rtol=0)
+    (made.folder / MANIFEST).unlink()
+    shard_file(made.folder, 1).write_bytes(before[1][:-40])
+    store_tokens(organism, texts, made.folder, layers=LAYERS)
+    assert [shard_file(made.folder, i).read_bytes() for i in range(len(before))] == before

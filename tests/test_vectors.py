@@ -216,3 +216,20 @@ def test_provenance_refuses_unknown_fields():
     assert Provenance.from_json(ORIGIN.to_json()) == ORIGIN
     with pytest.raises(ArtefactError, match="shoe_size"):
         Provenance.from_json(text)
+
+
+def test_neutral_texts_that_are_all_the_same_take_nothing_away():
+    rows = torch.randn(1, 16).expand(5, 16)
+    assert len(principal_space(rows, 0.5)) == 0
+    assert len(principal_space(rows[:1], 0.5)) == 0
+    two = torch.cat([rows, rows[:1] + torch.eye(16)[:1]])
+    assert_close(principal_space(two, 0.99).abs(), torch.eye(16, dtype=torch.float64)[:1])
+
+
+def test_recordings_of_other_hardware_are_of_one_model():
+    stories, still = planted()[0], neutral()
+    near = tuple(x * (1 + 1e-5) for x in ORIGIN.fingerprint)
+    moved = dataclasses.replace(
+        still, provenance=dataclasses.replace(still.provenance, fingerprint=near)
+    )
+    assert_close(fit_vectors(stories, moved).vectors, fit_vectors(stories, still).vectors)

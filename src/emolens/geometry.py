@@ -84,7 +84,7 @@ def principal_components(vectors: VectorSet, layer: int, norms: Norms) -> pd.Dat
     """
     points = vectors.at(layer).double().numpy()
     count = min(len(COMPONENTS), *points.shape)
-    pca = PCA(n_components=count).fit(points)
+    pca = PCA(n_components=count, svd_solver="full").fit(points)
     missing = len(COMPONENTS) - count
     scores = np.pad(pca.transform(points), ((0, 0), (0, missing)))
     shares = np.pad(pca.explained_variance_ratio_, (0, missing))
@@ -159,7 +159,7 @@ def circumplex(
         plane = principal_components(vectors, layer, norms)
         for axis in norms:
             known = plane[plane[axis].notna()]
-            if len(known) < FEWEST_WORDS:
+            if len(known) < FEWEST_WORDS or not np.ptp(known[axis]):
                 continue
             x, y = known[["pc1", "pc2"]].to_numpy(), known[axis].to_numpy()
             r2 = LinearRegression().fit(x, y).score(x, y)

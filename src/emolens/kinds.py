@@ -13,6 +13,7 @@ from emolens.activations import Activations
 from emolens.errors import CorpusError
 from emolens.model import HookedModel
 from emolens.positions import PositionRule, span
+from emolens.provenance import same_origin
 from emolens.recording import record, record_at
 from emolens.text import Dialogues, Span, Text
 from emolens.vectors import EmotionVectors, principal_space
@@ -74,7 +75,7 @@ def concat_activations(recordings: Sequence[Activations]) -> Activations:
         raise CorpusError("no recordings to join: give at least one")
     first = recordings[0]
     if any(
-        r.layers != first.layers or r.provenance.fingerprint != first.provenance.fingerprint
+        r.layers != first.layers or not same_origin(r.provenance, first.provenance)
         for r in recordings
     ):
         raise CorpusError("recordings of other models or layers do not join: record them alike")

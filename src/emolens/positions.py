@@ -86,13 +86,17 @@ def user_end(texts: Sequence[Text], tokens: Tokens) -> Positions:
 def _last_before(
     name: str, role: str, edge: Callable[[Span], int], texts: Sequence[Text], tokens: Tokens
 ) -> Positions:
-    """The last token that ends at or before an edge of the last turn of that role."""
+    """The last token that ends at or before an edge of the last turn of that role.
+
+    None in a text that the context cut off before it.
+    """
     mask = torch.zeros_like(tokens.words)
     for i, text in enumerate(texts):
         turns = [s for s in text.spans if s.name == role]
-        if turns:
-            before = tokens.words[i] & (tokens.offsets[i, :, 1] <= edge(turns[-1]))
-            mask[i, before.nonzero().flatten()[-1:]] = True
+        if not turns or (i in tokens.cut and int(tokens.offsets[i].max()) < edge(turns[-1])):
+            continue
+        before = tokens.words[i] & (tokens.offsets[i, :, 1] <= edge(turns[-1]))
+        mask[i, before.nonzero().flatten()[-1:]] = True
     return Positions(mask, (name,) * len(texts))
 
 

@@ -100,6 +100,11 @@ class Provenance:
             ) from None
 
 
+def same_origin(a: Provenance, b: Provenance) -> bool:
+    """Whether two records are of one model, in the tolerance of `same_model`."""
+    return same_model(a, b.fingerprint, b.weights, b.dtype)
+
+
 def same_model(a: Provenance, fingerprint: tuple[float, ...], weights: str, dtype: str) -> bool:
     """Whether a live model is the one a record was made from.
 

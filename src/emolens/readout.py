@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.activations import Activations
-from emolens.errors import SelectionError
+from emolens.errors import CorpusError, SelectionError
 from emolens.interventions import unit
 from emolens.model import HookedModel
 from emolens.progress import progress_bar
@@ -69,6 +69,8 @@ def read_out(
         )
     if reference is None:
         raise SelectionError("a z-score needs a reference: give recordings of usual texts")
+    if len(reference.emotions) < 2:
+        raise SelectionError("a z-score needs the spread of its reference: record several texts")
     usual = (reference.at(layer) - mean) @ unit(directions).T
     return (projection - usual.mean(0)) / usual.std(0)
 
@@ -99,6 +101,7 @@ def trace(
         is given if one vector is the highest at most tokens.
 
     Raises:
+        CorpusError: if there are no texts.
         ModelError: for vectors of another model.
         SelectionError: as in `read_out`.
     """
@@ -151,14 +154,19 @@ def top_windows(
         windows.
 
     Raises:
+        CorpusError: if there are no texts.
         ModelError: for vectors of another model.
-        SelectionError: as in `read_out`.
+        SelectionError: for a window of less than a token, or as in `read_out`.
     """
+    if window < 1:
+        raise SelectionError(f"a window of {window} tokens holds nothing: give at least 1")
     best: list[pd.DataFrame] = []
     sample, winners = _Sample(len(vectors.emotions), seed), np.zeros(len(vectors.emotions))
     for number, starts, ends, values in _token_values(
         model, vectors, texts, layer, kind, reference
     ):
+        if not len(values):
+            continue
         width = min(window, len(values))
         means = values.double().unfold(0, width, 1).mean(-1)
         winners += np.bincount(means.argmax(1).numpy(), minlength=len(winners))
@@ -227,6 +235,8 @@ def _token_values(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, Float[Tensor, "token emotion"]]]:
     """Of each text: its number, where its tokens start and end, and all emotions at each."""
     model.check_origin(vectors.provenance, "this set of vectors")
+    if not texts:
+        raise CorpusError("no texts to read: the corpus is empty")
     with progress_bar() as bar:
         task = bar.add_task(f"reading {len(texts):,} texts", total=len(texts), unit="texts")
         for number, text in enumerate(texts):

@@ -124,9 +124,10 @@ def record_at(
         },
     )
     _read(model, encoded, chosen, ledger)
+    pooled = ledger.result()
     return {
         name: Activations(
-            pooled=ledger.pooled[i],
+            pooled=pooled[i],
             layers=chosen,
             emotions=tuple(t.emotion for t in texts),
             groups=tuple(t.group for t in texts),

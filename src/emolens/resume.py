@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from emolens.errors import ArtefactError, first_line
 
-PLAN, DONE = "plan.json", "done.bool"
+PLAN, DONE, POOLED = "plan.json", "done.bool", "pooled.f32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class Ledger:
     pooled: Float[Tensor, "rule text layer d_model"]
     norms: Float[Tensor, "rule text layer"]
     done: Bool[Tensor, " batch"]
+    folder: Path | None
 
     @classmethod
     def open(
@@ -61,17 +63,31 @@ class Ledger:
                 torch.zeros(shape),
                 torch.zeros(shape[:3]),
                 torch.zeros(len(batches), dtype=torch.bool),
+                None,
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtefactError(
+                f"cannot record into {folder} ({first_line(error)}): choose another folder"
+            ) from None
         batches = _agreed(folder / PLAN, batches, {**identity, "shape": list(shape)})
         done = folder / DONE
         begun = done.exists() and done.stat().st_size > 0  # made last: the others are whole by then
         return cls(
             batches,
-            _mapped(folder / "pooled.f32", shape, torch.float32, begun),
+            _mapped(folder / POOLED, shape, torch.float32, begun),
             _mapped(folder / "norms.f32", shape[:3], torch.float32, begun),
             _mapped(done, (len(batches),), torch.bool, begun),
+            folder,
         )
+
+    def result(self) -> Float[Tensor, "rule text layer d_model"]:
+        """The mean residuals; whoever changes them in place does not change the folder."""
+        if self.folder is None:
+            return self.pooled
+        file, shape = str(self.folder / POOLED), self.pooled.shape
+        return torch.from_file(file, shared=False, size=shape.numel()).view(shape)
 
     def write(
         self,
@@ -98,9 +114,10 @@ def _agreed(
     try:
         plan = json.loads(file.read_text("utf-8"))
         kept, rows = dict(plan["identity"]), tuple(tuple(map(int, b)) for b in plan["batches"])
-        if sorted(row for batch in rows for row in batch) != list(range(identity["shape"][1])):
+        every = list(range(int(kept["shape"][1])))
+        if sorted(row for batch in rows for row in batch) != every:
             raise ValueError("its batches are not every text once")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ArtefactError(
             f"{file} is not readable ({first_line(error)}): delete its folder or choose another"
         ) from None
@@ -115,9 +132,24 @@ def _agreed(
 def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype, begun: bool) -> Tensor:
     """A tensor that lives in a file; zeros where the recording has not begun."""
     size = math.prod(shape)
+    if not begun:
+        _reserve(file, size * dtype.itemsize)
     if begun and not (file.exists() and file.stat().st_size == size * dtype.itemsize):
         raise ArtefactError(
             f"{file} is missing or cut short, and would be read as zeros: delete its folder or "
             "choose another"
         )
     return torch.from_file(str(file), shared=True, size=size, dtype=dtype).view(shape)
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Take the disk space now: a mapped file that finds none later kills the process."""
+    try:
+        with file.open("ab") as opened:
+            if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+                os.posix_fallocate(opened.fileno(), 0, max(size, 1))
+    except OSError as error:
+        raise ArtefactError(
+            f"no room for the {size / 1e9:.1f} GB of {file} ({first_line(error)}): free some, or "
+            "choose a folder on another disk"
+        ) from None

@@ -1,5 +1,6 @@
 """Activations of every token on disk: safetensors shards and a manifest, mapped when read."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,10 +129,10 @@ def store_tokens(
         task = bar.add_task(f"storing {len(texts):,} texts", total=sum(lengths), unit="tokens")
         for number, (start, end) in enumerate(store.shards):
             file = shard_file(place, number)
-            if not file.exists():
+            if not _stored(file, store, (start, end)):
                 found = _read(model, tokens, (start, end), chosen)
                 fresh = file.with_suffix(".new")
-                save_file({"residual": found.to(dtype)}, fresh)
+                save_file({"residual": found.to(dtype)}, fresh, metadata={"of": _digest(store)})
                 fresh.replace(file)  # a shard is whole or not there
             bar.advance(task, sum(lengths[start:end]))
     return store
@@ -205,6 +206,24 @@ def _identity(store: TokenStore) -> dict[str, object]:
         "layers": store.layers,
         "dtype": store.dtype,
     }
+
+
+def _digest(store: TokenStore) -> str:
+    return hashlib.sha256(json.dumps(_identity(store)).encode()).hexdigest()
+
+
+def _stored(file: Path, store: TokenStore, shard: tuple[int, int]) -> bool:
+    """Whether a shard is there, whole and of this store."""
+    if not file.exists():
+        return False
+    try:
+        with safe_open(file, framework="pt") as reader:
+            ours = (reader.metadata() or {}).get("of") == _digest(store)
+            return ours and reader.get_slice("residual").get_shape()[0] == sum(
+                store.lengths[slice(*shard)]
+            )
+    except (OSError, SafetensorError):
+        return False
 
 
 def _shards(lengths: Sequence[int]) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from emolens.activations import Activations
 from emolens.errors import ArtefactError, SelectionError, first_line
 from emolens.interventions import unit
-from emolens.provenance import Provenance
+from emolens.provenance import Provenance, same_origin
 
 FORMAT = "emolens.vectors"
 VERSION = "1"
@@ -182,13 +182,14 @@ def principal_space(
 ) -> Float[Tensor, "component d_model"]:
     """The fewest leading principal directions that explain that share of the rows' variance.
 
-    Orthonormal; none for `variance=0`.
+    Orthonormal; none for `variance=0`, and none where all rows are the same.
     """
-    centred = (rows - rows.mean(0)).double()
+    centred = rows.double() - rows.double().mean(0)
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     share = singular.square().cumsum(0) / singular.square().sum().clamp_min(1e-300)
     count = int((share < variance - 1e-12).sum()) + 1 if variance > 0 else 0
-    return directions[:count]
+    real = int((singular > 1e-9 * rows.double().norm()).sum())  # the rest is rounding
+    return directions[: min(count, real)]
 
 
 def fit_vectors(
@@ -214,10 +215,7 @@ def fit_vectors(
     EmotionVectors(24 emotions, 6 layers, d_model 128, from 75 texts, model 'organism')
     """
     stories.require_emotions()
-    if (
-        stories.layers != neutral.layers
-        or stories.provenance.fingerprint != neutral.provenance.fingerprint
-    ):
+    if stories.layers != neutral.layers or not same_origin(stories.provenance, neutral.provenance):
         raise SelectionError(
             "stories and neutral texts were recorded at other layers or from another model: "
             "record both the same way"

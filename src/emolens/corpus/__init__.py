@@ -65,7 +65,7 @@ def _layout(folder: Path) -> tuple[list[Path], list[Path]]:
     if stories:
         return stories, neutral
     stories = sorted(folder.rglob("stories*.parquet"))
-    return stories, [f for s in stories for f in sorted(s.parent.glob("neutral*.parquet"))]
+    return stories, sorted({f for s in stories for f in s.parent.glob("neutral*.parquet")})
 
 
 def _from_hub(repo: str) -> Path:
@@ -77,7 +77,7 @@ def _from_hub(repo: str) -> Path:
         )
     import huggingface_hub
 
-    files = ["*stories*.parquet", "*.jsonl"]
+    files = ["*stories*.parquet", "*neutral*.parquet", "*.jsonl"]
     try:
         found = huggingface_hub.snapshot_download(repo, repo_type="dataset", allow_patterns=files)
     except Exception as error:  # the client raises many kinds, from requests to its own
@@ -155,7 +155,7 @@ def _dialogue(row: object, where: str) -> tuple[Text, tuple[str, str]]:
     spans = tuple(_turns(text))
     if {span.name for span in spans} != set(SPEAKERS.values()):
         raise CorpusError(f"{where}: expected turns of 'Speaker A:' and of 'Speaker B:'")
-    return Text(text, first, str(row.get("topic", f"{first}, {second}")), spans), (first, second)
+    return Text(text, first, str(row.get("topic") or f"{first}, {second}"), spans), (first, second)
 
 
 def _turns(text: str) -> Iterator[Span]:
@@ -177,7 +177,7 @@ def _read(file: Path, *, needs_emotion: bool) -> Iterator[Text]:
 
 def _json_rows(file: Path) -> Iterator[tuple[str, object]]:
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8").split("\n")  # no other line ends: JSON may hold them
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read {file} ({error}): expected UTF-8 JSONL") from None
     for number, line in enumerate(lines, 1):
@@ -201,7 +201,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, object]]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file}, row {number}", {k: v for k, v in row.items() if v is not None}
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read {file} ({first_line(error)}): expected Parquet") from None
 
 
@@ -217,9 +217,13 @@ def parse_text(row: object, where: str, needs_emotion: bool) -> Text:
     emotion = row.get("emotion", None if needs_emotion else NEUTRAL)
     if not isinstance(emotion, str) or not emotion:
         raise CorpusError(f"{where}: expected a string 'emotion' (or 'neutral')")
-    group = row.get("topic", row.get("group", ""))
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise CorpusError(
+            f"{where}: 'text' holds half of a surrogate pair, which no tokenizer reads"
+        )
+    group = next((row[k] for k in ("topic", "group") if row.get(k) is not None), "")
     try:
-        spans = tuple(Span(str(n), int(a), int(b)) for n, a, b in row.get("spans", []))
+        spans = tuple(Span(str(n), int(a), int(b)) for n, a, b in row.get("spans") or [])
     except (TypeError, ValueError, OverflowError):
         raise CorpusError(f"{where}: expected 'spans' as [name, start, end] triples") from None
     return Text(text, emotion, str(group), spans)
