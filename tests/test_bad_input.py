@@ -170,6 +170,8 @@ def test_layer_out_of_range(refused, layers):
 
 def test_layers_that_are_no_list(refused):
     assert "'two' is not a list of layers" in refused("--layers", "two")
+    assert "'²' is not a list of layers" in refused("--layers", "²")
+    assert "'5-2' runs backwards: write 2-5" in refused("--layers", "5-2")
 
 
 def test_vectors_of_another_model(refused, corpus, vectors, tmp_path, tiny_folder):

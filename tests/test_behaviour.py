@@ -147,3 +147,9 @@ def test_an_encoder_has_no_behaviour(organism):
     encoder = dataclasses.replace(organism, causal=False)
     with pytest.raises(ModelError, match="is an encoder without them"):
         Trial.prepare(encoder, emolens.organism_behaviour(per_emotion=9))
+
+
+@pytest.mark.parametrize("write", [emolens.organism_behaviour, emolens.organism_pairs])
+def test_a_class_that_the_scene_lacks_is_named(write):
+    with pytest.raises(SelectionError, match=r"unknown class 'steal' of 'cheat': .*admit"):
+        write("cheat", "steal")

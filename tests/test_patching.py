@@ -175,6 +175,12 @@ def test_what_lies_along_and_what_lies_apart_are_all_of_the_way(seed, count):
     assert_close((moved[2] @ basis.T)[mask], (residual @ basis.T)[mask], atol=1e-5, rtol=1e-5)
 
 
+def test_in_half_precision_the_other_residual_arrives_as_it_is():
+    residual, source = 300 * stream(0).bfloat16(), stream(1).bfloat16()
+    patch = Patch(source, torch.ones(3, 5, dtype=torch.bool), whole)
+    assert_close(patch(residual), source, atol=0, rtol=1e-2)  # one step of bfloat16 is 0.8%
+
+
 @given(seed=st.integers(0, 999))
 def test_a_placebo_goes_as_far_in_another_direction(seed):
     one, other = torch.linalg.qr(stream(seed)[0].T)[0][:, :2].T

@@ -9,6 +9,7 @@ import pytest
 
 import emolens
 from emolens.cli import main
+from emolens.errors import CorpusError
 from emolens.experiments.report import write_reproduction
 from emolens.experiments.reproduce import Inputs, corpus_inputs, reproduce
 from emolens.organism import organism_stories, planted_norms
@@ -144,6 +145,14 @@ def test_an_encoder_gets_no_numbers_from_logits_it_does_not_have(organism):
     assert all("encoder" in why for why in done.not_applicable.values())
     assert not {"logit_lens", "steering", "ablation", "attribution"} & set(done.tables)
     assert "not applicable: steering" in repr(done)
+
+
+@pytest.mark.parametrize("words", ["yes", [], [1], {"yes": 1}])
+def test_a_class_that_is_no_list_of_words_is_one_line(words, tmp_path):
+    raw = {"name": "b", "target": "a", "classes": {"a": words, "b": ["no"]}, "prompts": []}
+    (tmp_path / "b.json").write_text(json.dumps(raw))
+    with pytest.raises(CorpusError, match="a class is a list of words"):
+        emolens.load_behaviour(tmp_path / "b.json")
 
 
 def test_a_behaviour_from_a_file_gives_the_causal_half_on_any_decoder(organism, tmp_path):

@@ -52,7 +52,7 @@ def load_behaviour(file: Path | str) -> Behaviour:
     """
     try:
         raw = json.loads(Path(file).read_text("utf-8"))
-        classes = {str(k): tuple(map(str, v)) for k, v in raw["classes"].items()}
+        classes = {str(k): _words(v) for k, v in raw["classes"].items()}
         name, target, rows = str(raw["name"]), str(raw["target"]), list(raw["prompts"])
     except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"cannot read the behaviour {file} ({error})") from None
@@ -64,3 +64,10 @@ def load_behaviour(file: Path | str) -> Behaviour:
         raise CorpusError(f"{file}: target {target!r} must be one of at least two classes")
     texts = tuple(parse_text(row, f"{file}, prompt {i}", True) for i, row in enumerate(rows, 1))
     return Behaviour(name, target, classes, texts)
+
+
+def _words(found: object) -> tuple[str, ...]:
+    """The words of a class; a lone string would be read letter by letter."""
+    if not isinstance(found, list) or not found or not all(isinstance(w, str) for w in found):
+        raise TypeError(f"a class is a list of words, not {found!r}")
+    return tuple(found)

@@ -26,7 +26,7 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Folder for what comes out (default: emolens-out/<model>-<hash>)"),
 ]
-Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+Seed = Annotated[int, typer.Option(help="Of every random choice.", min=0, max=2**32 - 1)]
 Device = Annotated[str | None, typer.Option(help="For example cuda (default: cpu)")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")]
 
@@ -45,8 +45,10 @@ def parse_layers(words: str | None) -> list[int] | None:
     found: list[int] = []
     for part in words.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise SelectionError(f"--layers {words!r} is not a list of layers: write 0,2-4")
+        if dash and int(first) > int(last):
+            raise SelectionError(f"--layers {words!r} runs backwards: write {last}-{first}")
         found += range(int(first), int(last or first) + 1)
     return found
 

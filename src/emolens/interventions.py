@@ -68,8 +68,9 @@ class Patch:
 
     def __call__(self, residual: Residual) -> Residual:
         """The patched stream."""
-        way = self.part(self.source.to(residual) - residual)
-        return torch.where(self.mask.to(residual.device)[..., None], residual + way, residual)
+        own, mask = residual.float(), self.mask.to(residual.device)[..., None]
+        moved = own + self.part(self.source.to(own) - own)  # in half precision it would not arrive
+        return torch.where(mask, moved.to(residual), residual)
 
 
 def whole(way: Residual) -> Residual:

@@ -140,7 +140,7 @@ def organism_behaviour(
             a user in that situation.
 
     Raises:
-        SelectionError: for an unknown scene, emotion, split or speaker.
+        SelectionError: for an unknown scene, class, emotion, split or speaker.
 
     >>> organism_behaviour("cheat").target
     'cheat'
@@ -148,8 +148,15 @@ def organism_behaviour(
     world = load_world()
     if speaker not in SPEAKERS:
         raise SelectionError(f"unknown speaker {speaker!r}: there are {', '.join(SPEAKERS)}")
-    classes, write = dict(world.scene(scene).verbs), SPEAKERS[speaker]
+    write = SPEAKERS[speaker]
     texts = [t for e in emotions for t in write(world, scene, e, per_emotion, seed, split=split)]
+    return _behaviour(scene, target, texts)
+
+
+def _behaviour(scene: str, target: str | None, texts: Sequence[Text]) -> Behaviour:
+    classes = dict(load_world().scene(scene).verbs)
+    if target is not None and target not in classes:
+        raise SelectionError(f"unknown class {target!r} of {scene!r}: there are {list(classes)}")
     return Behaviour(scene, target or next(iter(classes)), classes, tuple(texts))
 
 
@@ -171,10 +178,8 @@ def organism_pairs(
     >>> one.text[one.spans[1].start :] == other.text[other.spans[1].start :]
     True
     """
-    world = load_world()
-    classes = dict(world.scene(scene).verbs)
-    texts = pair_prompts(world, scene, emotions, per_emotion, seed, split=split)
-    return Behaviour(scene, target or next(iter(classes)), classes, tuple(texts))
+    texts = pair_prompts(load_world(), scene, emotions, per_emotion, seed, split=split)
+    return _behaviour(scene, target, texts)
 
 
 def planted_probability(scene: str, target: str, emotion: str) -> float:
