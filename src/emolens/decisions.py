@@ -1,6 +1,6 @@
 """Run a behaviour on a model: probabilities and logit difference at the decision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,3 +126,13 @@ def halves(groups: Sequence[str]) -> Bool[Tensor, " text"]:
     """
     names = sorted(set(groups))
     return torch.tensor([names.index(g) % 2 == 0 for g in groups])
+
+
+def each_half(
+    groups: Sequence[str],
+) -> Iterator[tuple[str, Bool[Tensor, " text"], list[str]]]:
+    """`"choose"` and `"report"` with the texts of that half and their groups; none without any."""
+    choosing = halves(groups)
+    for half, rows in (("choose", choosing), ("report", ~choosing)):
+        if rows.any():
+            yield half, rows, [g for g, chosen in zip(groups, rows, strict=True) if chosen]

@@ -34,6 +34,7 @@ def hooked(model: HookedModel, interventions: Mapping[Site, Intervention]) -> It
     ...     logits = model.forward(tokens.ids, tokens.mask)
     """
     model.check_layers([site.layer for site in interventions])
+    _ = model.fingerprint  # of the model itself: inside, it would be kept of the changed stream
     ran = dict.fromkeys(interventions, 0)
 
     def hook_for(site: Site, change: Intervention):

@@ -68,9 +68,10 @@ class Patch:
 
     def __call__(self, residual: Residual) -> Residual:
         """The patched stream."""
-        own, mask = residual.float(), self.mask.to(residual.device)[..., None]
-        moved = own + self.part(self.source.to(own) - own)  # in half precision it would not arrive
-        return torch.where(mask, moved.to(residual), residual)
+        # in half precision a sum of the stream and the way would not arrive
+        own = residual.to(torch.promote_types(residual.dtype, torch.float32))
+        moved = own + self.part(self.source.to(own) - own)
+        return torch.where(self.mask.to(own.device)[..., None], moved.to(residual), residual)
 
 
 def whole(way: Residual) -> Residual:
@@ -80,13 +81,7 @@ def whole(way: Residual) -> Residual:
 
 def along(directions: Float[Tensor, "direction d_model"]) -> Part:
     """What of the way lies along orthonormal directions."""
-
-    def part(way: Residual) -> Residual:
-        basis = directions.to(way)
-        found = einsum(way, basis, "text token d_model, k d_model -> text token k")
-        return einsum(found, basis, "text token k, k d_model -> text token d_model")
-
-    return part
+    return placebo(directions, directions)
 
 
 def apart(directions: Float[Tensor, "direction d_model"]) -> Part:

@@ -512,8 +512,4 @@ def _wrap(
         inner = getattr(host, "original_model", None)
         causal = inner is None or _is_causal(inner.config)
     cfg = host.cfg
-    model = HookedModel(
-        name, host, tokenizer, cfg.n_layers, cfg.d_model, cfg.n_ctx, causal, weights
-    )
-    _ = model.fingerprint  # now: later somebody may be steering
-    return model
+    return HookedModel(name, host, tokenizer, cfg.n_layers, cfg.d_model, cfg.n_ctx, causal, weights)

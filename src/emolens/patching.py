@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.controls import random_directions
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial, each_half
 from emolens.errors import SelectionError
 from emolens.hooks import hooked, reading
 from emolens.interventions import Part, Patch, along, apart, placebo, unit, whole
@@ -202,12 +202,8 @@ class _Recovery:
     def rows(self) -> list[tuple]:
         """One row per half of the pairs, of a run under whatever hooks are in force."""
         found = self.pairs.receiver.run()
-        groups = self.pairs.receiver.groups
-        choosing, rows = halves(groups), []
-        for half, mask in (("choose", choosing), ("report", ~choosing)):
-            if not mask.any():
-                continue
-            ours = [g for g, chosen in zip(groups, mask, strict=True) if chosen]
+        rows = []
+        for half, mask, groups in each_half(self.pairs.receiver.groups):
             changed = (found.logit_difference - self.receiver)[mask]
             apart_by = (self.donor - self.receiver)[mask]
             rows.append(
@@ -215,8 +211,8 @@ class _Recovery:
                     half,
                     float(found.p[mask].mean()),
                     float(found.logit_difference[mask].mean()),
-                    *clustered_ratio(changed.tolist(), apart_by.tolist(), ours),
-                    len(ours),
+                    *clustered_ratio(changed.tolist(), apart_by.tolist(), groups),
+                    len(groups),
                 )
             )
         return rows

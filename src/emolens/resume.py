@@ -134,7 +134,7 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype, begun: bool)
     size = math.prod(shape)
     if not begun:
         _reserve(file, size * dtype.itemsize)
-    if begun and not (file.exists() and file.stat().st_size == size * dtype.itemsize):
+    elif not (file.exists() and file.stat().st_size == size * dtype.itemsize):
         raise ArtefactError(
             f"{file} is missing or cut short, and would be read as zeros: delete its folder or "
             "choose another"

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.controls import random_directions
-from emolens.decisions import Decision, Trial, halves
+from emolens.decisions import Decision, Trial, each_half
 from emolens.hooks import hooked, reading
 from emolens.interventions import Steer, unit
 from emolens.progress import track
@@ -118,11 +118,7 @@ HALF_COLUMNS = ["half", "p", "low", "high", "legal", "logit_difference", "n"]
 
 def half_rows(trial: Trial, decision: Decision) -> Iterator[tuple]:
     """Mean, interval and size of a decision on each half of the prompts."""
-    choosing = halves(trial.groups)
-    for half, rows in (("choose", choosing), ("report", ~choosing)):
-        groups = [g for g, chosen in zip(trial.groups, rows, strict=True) if chosen]
-        if not groups:
-            continue
+    for half, rows, groups in each_half(trial.groups):
         yield (
             half,
             *clustered_interval(decision.p[rows].tolist(), groups),

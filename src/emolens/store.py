@@ -125,14 +125,15 @@ def store_tokens(
     kind = str(dtype).removeprefix("torch.")
     store = TokenStore(place, chosen, lengths, tuple(_shards(lengths)), kind, origin)
     _agree(store)
+    digest = hashlib.sha256(json.dumps(_identity(store)).encode()).hexdigest()
     with progress_bar() as bar:
         task = bar.add_task(f"storing {len(texts):,} texts", total=sum(lengths), unit="tokens")
         for number, (start, end) in enumerate(store.shards):
             file = shard_file(place, number)
-            if not _stored(file, store, (start, end)):
+            if not _stored(file, digest, sum(lengths[start:end])):
                 found = _read(model, tokens, (start, end), chosen)
                 fresh = file.with_suffix(".new")
-                save_file({"residual": found.to(dtype)}, fresh, metadata={"of": _digest(store)})
+                save_file({"residual": found.to(dtype)}, fresh, metadata={"of": digest})
                 fresh.replace(file)  # a shard is whole or not there
             bar.advance(task, sum(lengths[start:end]))
     return store
@@ -208,20 +209,14 @@ def _identity(store: TokenStore) -> dict[str, object]:
     }
 
 
-def _digest(store: TokenStore) -> str:
-    return hashlib.sha256(json.dumps(_identity(store)).encode()).hexdigest()
-
-
-def _stored(file: Path, store: TokenStore, shard: tuple[int, int]) -> bool:
-    """Whether a shard is there, whole and of this store."""
+def _stored(file: Path, digest: str, tokens: int) -> bool:
+    """Whether a shard is there, whole and of the store with that identity."""
     if not file.exists():
         return False
     try:
         with safe_open(file, framework="pt") as reader:
-            ours = (reader.metadata() or {}).get("of") == _digest(store)
-            return ours and reader.get_slice("residual").get_shape()[0] == sum(
-                store.lengths[slice(*shard)]
-            )
+            ours = (reader.metadata() or {}).get("of") == digest
+            return ours and reader.get_slice("residual").get_shape()[0] == tokens
     except (OSError, SafetensorError):
         return False
 

@@ -217,10 +217,12 @@ def parse_text(row: object, where: str, needs_emotion: bool) -> Text:
     emotion = row.get("emotion", None if needs_emotion else NEUTRAL)
     if not isinstance(emotion, str) or not emotion:
         raise CorpusError(f"{where}: expected a string 'emotion' (or 'neutral')")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         raise CorpusError(
             f"{where}: 'text' holds half of a surrogate pair, which no tokenizer reads"
-        )
+        ) from None
     group = next((row[k] for k in ("topic", "group") if row.get(k) is not None), "")
     try:
         spans = tuple(Span(str(n), int(a), int(b)) for n, a, b in row.get("spans") or [])

@@ -218,6 +218,7 @@ def pair_prompts(
     """
     chosen, texts = world.scene(scene), []
     places = {e: situations(world, e, split, scene) for e in emotions}
+    first = places[emotions[0]]
     for emotion in emotions:
         draw = Draw(f"pairs {scene} {seed}")
         for i in range(count):
@@ -228,7 +229,6 @@ def pair_prompts(
             grammar.closing(world, draw, page, who)
             grammar.filler(world, draw, page, draw.pick((0, 1, 2)))
             grammar.lead_in(world, draw, page, who, chosen)
-            first = places[emotions[0]]
             texts.append(page.text(emotion, f"{emotions[0]}/{first[i % len(first)]}"))
     return texts
 
