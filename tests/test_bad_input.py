@@ -83,6 +83,23 @@ def test_folder_without_config(refused, corpus, weights):
     assert "has no config.json" in refused("--model", weights, "--stories", corpus)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("num_hidden_layers", "six", "Validation error for field 'num_hidden_layers'"),
+        ("hidden_size", 130, "Class validation error"),
+        ("num_attention_heads", 0, "integer modulo by zero"),
+        ("architectures", 5, "not subscriptable"),
+        ("hidden_act", "gelu9", "gelu9"),
+        ("dtype", "float99", "float99"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_told(refused, corpus, weights, field, value, said):
+    config = json.loads((weights / "config.json").read_text())
+    (weights / "config.json").write_text(json.dumps(config | {field: value}))
+    assert said in refused("--model", weights, "--stories", corpus)
+
+
 def test_pickled_weights_are_not_read(refused, corpus, weights):
     (weights / "model.safetensors").rename(weights / "pytorch_model.bin")
     assert "pickled .bin files are not read" in refused("--model", weights, "--stories", corpus)
@@ -215,3 +232,37 @@ def test_behaviour_whose_word_is_not_one_token(refused, tmp_path):
     }
     (tmp_path / "b.json").write_text(json.dumps(raw))
     assert "'zebra' of class 'a' must be one token" in refused("--behaviour", tmp_path / "b.json")
+
+
+def test_prompts_of_one_group_are_refused_before_anything_is_read(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("emolens.experiments.reproduce.record", None)
+    situations = ("desperate", "neutral", "calm")
+    raw = {
+        "name": "x",
+        "target": "a",
+        "classes": {"a": ["cheated"], "b": ["admitted"]},
+        "prompts": [{"text": "so she", "emotion": e, "group": "g"} for e in situations],
+    }
+    (tmp_path / "b.json").write_text(json.dumps(raw))
+    assert "are all of one group" in refused("--behaviour", tmp_path / "b.json")
+
+
+def test_layers_without_vectors_in_the_file_are_refused(refused, vectors, tmp_path):
+    vectors.only([1, 3]).save(tmp_path / "v.safetensors")
+    words = ("--vectors", tmp_path / "v.safetensors", "--layers", "2,3")
+    assert "no vectors at layer 2: fitted at layers (1, 3)" in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--tokens", "0"], "Invalid value"), (["--device", "cdua"], "cannot train on 'cdua'")],
+)
+def test_a_training_that_cannot_begin_is_told(words, said, tmp_path, monkeypatch, capsys):
+    command = ["emolens", "organism", "train", "--out", str(tmp_path), *words]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said in err
+    assert "Traceback" not in err

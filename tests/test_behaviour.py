@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import emolens
+from emolens.ablation import ablate_layers
 from emolens.attribution import attribute, gradients
 from emolens.behaviour import Behaviour
 from emolens.decisions import Trial, halves
@@ -153,3 +154,15 @@ def test_an_encoder_has_no_behaviour(organism):
 def test_a_class_that_the_scene_lacks_is_named(write):
     with pytest.raises(SelectionError, match=r"unknown class 'steal' of 'cheat': .*admit"):
         write("cheat", "steal")
+
+
+def test_of_no_excess_no_share_is_told(vectors, cheat):
+    def removed(target):
+        table = ablate_layers(
+            cheat["desperate"], vectors, "desperate", target=target, layers=[3], random_count=0
+        )
+        return table.set_index("half")
+
+    some = removed(0.2)
+    assert some.excess_removed.notna().all()
+    assert np.isnan(removed(some.unablated["report"]).excess_removed["report"])

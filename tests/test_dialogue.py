@@ -158,3 +158,5 @@ def test_what_cannot_be_a_dialogue_is_named(speaking):
         chat(speaking(UPPER), ASKED)
     with pytest.raises(ModelError, match="has no chat template: use"):
         chat(speaking(None), ASKED)
+    with pytest.raises(CorpusError, match=r"does not take these turns \(no system\): give them as"):
+        chat(speaking("{{ raise_exception('no system') }}"), ASKED)

@@ -6,7 +6,7 @@ import torch
 
 import emolens
 from emolens.activations import Activations
-from emolens.errors import CorpusError
+from emolens.errors import CorpusError, SelectionError
 from emolens.geometry import circumplex, principal_components, similarity
 from emolens.probes import group_folds, probe_layers, text_baseline
 from emolens.provenance import Provenance
@@ -138,6 +138,9 @@ def test_similarity_is_the_cosine_and_its_order_a_permutation():
     assert row.cosine == pytest.approx(torch.cosine_similarity(x[1], x[4], dim=0).item(), abs=1e-6)
     assert sorted(table.order_a.unique()) == list(range(6))
     assert (table[table.emotion_a == table.emotion_b].cosine > 0.999999).all()
+    alone, _ = vectors_in_a_plane(count=1, noise=0.1)
+    with pytest.raises(SelectionError, match="a single vector is like no other"):
+        similarity(alone, 0)
 
 
 def test_vader_covers_139_of_the_papers_words_at_most_and_never_says_zero_for_a_stranger():

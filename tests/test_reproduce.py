@@ -126,6 +126,8 @@ def test_of_vectors_that_are_passed_in_it_is_not_told_what_the_stories_would_giv
     done = reproduce(organism, corpus_inputs(corpus, None), layers=[3], vectors=fitted)
     assert "passed in" in done.not_applicable["reliability"]
     assert "reliability" not in done.tables
+    assert done.vectors.layers == (3,)
+    assert set(done.tables["circumplex"].layer) == {3}
     write_reproduction(done, tmp_path / "report.html")
     assert "Would other stories" not in (tmp_path / "report.html").read_text()
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import emolens
 from emolens import store as storing
-from emolens.errors import ArtefactError, CorpusError, SelectionError
+from emolens.errors import ArtefactError, CorpusError, HookError, SelectionError
 from emolens.positions import everything
 from emolens.store import MANIFEST, open_store, shard_file, store_tokens
 from emolens.text import Text
@@ -110,3 +110,15 @@ def test_a_shard_of_other_texts_or_cut_short_is_written_again(organism, texts, m
     shard_file(made.folder, 1).write_bytes(before[1][:-40])
     store_tokens(organism, texts, made.folder, layers=LAYERS)
     assert [shard_file(made.folder, i).read_bytes() for i in range(len(before))] == before
+
+
+def test_what_a_hook_makes_of_a_model_is_not_kept_under_its_name(organism, texts, tmp_path):
+    steps = {emolens.Site(1): emolens.Steer(torch.ones(organism.d_model))}
+    with emolens.hooked(organism, steps):
+        for keep in (store_tokens, lambda m, t, to: emolens.record(m, t, folder=to)):
+            with pytest.raises(HookError, match=r"what a hook at \S+ made of 'organism'"):
+                keep(organism, texts, tmp_path / "kept")
+        steered = emolens.record(organism, texts, layers=[1])
+    assert not (tmp_path / "kept").exists()
+    plain = store_tokens(organism, texts, tmp_path / "kept", layers=[1])
+    assert plain.text(0).shape[1] == steered.pooled.shape[1]

@@ -233,3 +233,16 @@ def test_recordings_of_other_hardware_are_of_one_model():
         still, provenance=dataclasses.replace(still.provenance, fingerprint=near)
     )
     assert_close(fit_vectors(stories, moved).vectors, fit_vectors(stories, still).vectors)
+
+
+def test_some_layers_of_a_set_are_those_of_the_whole(vectors, tmp_path):
+    some = vectors.only([4, 1])
+    some.save(tmp_path / "v.safetensors")
+    again = load_vectors(tmp_path / "v.safetensors")
+    assert again.layers == (4, 1)
+    for layer in again.layers:
+        assert torch.equal(again.at(layer), vectors.at(layer))
+        assert torch.equal(again.step("calm", layer, 0.5), vectors.step("calm", layer, 0.5))
+        assert torch.equal(again.mean[again.column(layer)], vectors.mean[vectors.column(layer)])
+    with pytest.raises(ArtefactError, match=r"cannot write .*: choose a file"):
+        some.save(tmp_path / "none" / "v.safetensors")

@@ -19,6 +19,8 @@ from emolens.sites import Site
 from emolens.steering import HALF_COLUMNS, RANDOM_DIRECTIONS, half_rows
 from emolens.vectors import EmotionVectors
 
+LEAST = 0.01  # difference of probabilities of which a share means something
+
 
 def remove(direction: Float[Tensor, " d_model"], mean: Float[Tensor, " d_model"]) -> Ablate:
     """Set the coordinate along a direction to that of the mean over emotions."""
@@ -88,7 +90,8 @@ def ablate_layers(
     Returns:
         Columns layer, direction, kind, the columns of a dose-response from half to n,
         unablated (P without ablation on the same half), target, excess_removed: the share of
-        (unablated - target) that went; 1 is all of it, negative is the wrong way.
+        (unablated - target) that went; 1 is all of it, negative is the wrong way, NaN where the
+        excess is less than 0.01, so that there is nothing to remove.
     """
     chosen = tuple(layers if layers is not None else vectors.layers)
     whole = pd.DataFrame(half_rows(trial, trial.run()), columns=HALF_COLUMNS).set_index("half").p
@@ -107,5 +110,6 @@ def ablate_layers(
     table = pd.DataFrame(rows, columns=["layer", "direction", "kind", *HALF_COLUMNS])
     table["unablated"] = table.half.map(whole)
     table["target"] = target
-    table["excess_removed"] = (table.unablated - table.p) / (table.unablated - table.target)
+    excess = table.unablated - table.target
+    table["excess_removed"] = (table.unablated - table.p) / excess.where(excess.abs() > LEAST)
     return table

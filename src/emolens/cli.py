@@ -216,7 +216,7 @@ def geometry(
 
 @organism_app.command()
 def train(
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 10_000_000,
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 10_000_000,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
@@ -241,7 +241,7 @@ def train(
 @organism_app.command()
 def finetune(
     base: Annotated[Path, typer.Option(help="Folder of an organism trained before.")],
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 2_500_000,
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 2_500_000,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,

@@ -98,8 +98,8 @@ class Trial:
 
     def logits(self) -> Float[Tensor, "text vocab"]:
         """Next-token logits at the decision, under whatever hooks are in force."""
-        logits = self.model.forward(self.tokens.ids, self.tokens.mask)
-        return logits[torch.arange(len(self.tokens)), self.final.to(logits.device)].float().cpu()
+        logits = self.model.logits_at(self.tokens.ids, self.tokens.mask, self.final)
+        return logits.float().cpu()
 
     def decide(self, logits: Float[Tensor, "text vocab"]) -> Decision:
         """Read probabilities and the logit difference."""

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from emolens.errors import CorpusError, ModelError
+from jinja2 import TemplateError
+
+from emolens.errors import CorpusError, ModelError, first_line
 from emolens.model import HookedModel
 from emolens.text import NEUTRAL, Span, Text
 
@@ -82,7 +84,7 @@ def chat(
             no notice.
 
     Raises:
-        CorpusError: if there are no turns, or the template changes their words.
+        CorpusError: if there are no turns, or the template refuses them or changes their words.
         ModelError: if the model has no chat template.
     """
     _require_turns(turns)
@@ -94,12 +96,18 @@ def chat(
     said = turns[:-1] if open_ended else turns
 
     def rendered(some: Sequence[Turn]) -> str:
-        text = model.tokenizer.apply_chat_template(
-            [_message(turn) for turn in some],
-            tokenize=False,
-            add_generation_prompt=open_ended,
-            enable_thinking=thinking,
-        )
+        try:
+            text = model.tokenizer.apply_chat_template(
+                [_message(turn) for turn in some],
+                tokenize=False,
+                add_generation_prompt=open_ended,
+                enable_thinking=thinking,
+            )
+        except TemplateError as error:
+            raise CorpusError(
+                f"the template of {model.name!r} does not take these turns ({first_line(error)}): "
+                "give them as it expects, or use emolens.dialogue.plain"
+            ) from None
         return _without_begin(model.tokenizer, text)
 
     # words are looked for by marks in their place: a short turn may also occur in the template

@@ -51,7 +51,12 @@ def similarity(vectors: VectorSet, layer: int) -> pd.DataFrame:
     """Cosine of every pair of vectors at one layer, with an order from hierarchical clustering.
 
     Columns: layer, emotion_a, emotion_b, cosine (-1..1), order_a, order_b.
+
+    Raises:
+        SelectionError: for fewer than two vectors.
     """
+    if len(vectors.emotions) < 2:
+        raise SelectionError("a single vector is like no other: give at least two emotions")
     cosine = _cosines(vectors, layer, vectors.emotions)
     distance = squareform(1 - cosine, checks=False)
     rank = np.argsort(leaves_list(linkage(distance, "average")))

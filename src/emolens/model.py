@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from emolens.errors import ModelError, SelectionError, first_line
+from emolens.errors import CorpusError, HookError, ModelError, SelectionError, first_line
 from emolens.organism import CHECKPOINTS, organism_folder
 from emolens.progress import track
 from emolens.provenance import Provenance, corpus_hash, same_model
@@ -23,6 +24,18 @@ Weights = Literal["raw", "processed"]
 DeviceMap = str | dict[str, int | str]
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _FINGERPRINT_TOKENS = 8
+# what Hugging Face and torch raise for a config that makes no sense, or a device that is not there
+_SENSELESS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+)
 GENERATED_TOGETHER = 64
 
 
@@ -110,7 +123,12 @@ class HookedModel:
         """Texts as right-padded ids with mask and character offsets.
 
         The tokenizer's own special tokens are added once, as Hugging Face does by default.
+
+        Raises:
+            CorpusError: if there are no texts.
         """
+        if not texts:
+            raise CorpusError("no texts to read: give at least one")
         strings = [t.text if isinstance(t, Text) else t for t in texts]
         rows = self.tokenizer(strings, return_offsets_mapping=True)
         cut = tuple(i for i, row in enumerate(rows["input_ids"]) if len(row) > self.n_ctx)
@@ -134,12 +152,37 @@ class HookedModel:
         mask: Bool[Tensor, "text token"],
     ) -> Float[Tensor, "text token out"]:
         """Logits; hooks in force apply."""
+        return self._run(ids, mask)
+
+    def _run(self, ids: Int[Tensor, "text token"], mask: Bool[Tensor, "text token"]) -> Tensor:
         ids, mask = ids.to(self.device), mask.to(self.device)
         inner = getattr(self.host, "original_model", None)
         keeps = self.causal and getattr(getattr(inner, "config", None), "use_cache", False)
         # else every layer's keys and values are copied and kept, for tokens that never come
         options = {"use_cache": False} if keeps else {}
         return self.host(ids, attention_mask=mask.long(), **options)
+
+    def logits_at(
+        self,
+        ids: Int[Tensor, "text token"],
+        mask: Bool[Tensor, "text token"],
+        place: Int[Tensor, " text"],
+    ) -> Float[Tensor, "text vocab"]:
+        """Next-token logits at one token of each text alone; hooks in force apply.
+
+        Logits of every token would take more memory than all the rest of a run.
+        """
+        rows = torch.arange(len(ids), device=self.device)
+        place = place.to(self.device)
+
+        def pick(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0][rows, place][:, None], *args[1:])
+
+        handle = self.host.unembed.register_forward_pre_hook(pick)
+        try:
+            return self._run(ids, mask)[:, 0]
+        finally:
+            handle.remove()
 
     def generate(
         self, texts: Sequence[Text | str], *, tokens: int, temperature: float = 1.0, seed: int = 0
@@ -156,6 +199,7 @@ class HookedModel:
             seed: of the sampling, which leaves the generator of the process as it was.
 
         Raises:
+            CorpusError: if there are no texts.
             ModelError: for an encoder.
             SelectionError: if a text fills the context.
         """
@@ -216,6 +260,19 @@ class HookedModel:
                 f"{what} needs next-token logits and {self.name!r} is an encoder without them: "
                 "give a decoder"
             )
+
+    def require_unchanged(self, what: str) -> None:
+        """See that no hook is in force: what is kept under a model's name must be its own.
+
+        Raises:
+            HookError: if one is.
+        """
+        for name, point in self.host.hook_dict.items():
+            if point.fwd_hooks:
+                raise HookError(
+                    f"{what} would hold what a hook at {name} made of {self.name!r}, under its "
+                    "own name: leave the context of the hook first"
+                )
 
     def check_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         """The layers, if the model has them all.
@@ -387,13 +444,13 @@ def _open(
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(source, **options)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+            causal = _is_causal(config)
+    except _SENSELESS as error:
         raise ModelError(
             f"unknown model {name!r}: it is not 'organism', and opening it as a folder or hub id "
             f"failed ({first_line(error)}): check the path, or the id and the network"
-        ) from None
+        ) from error
     _check_tokenizer(tokenizer, name)
-    causal = _is_causal(config)
     kind: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
     try:
         with _quiet():
@@ -408,12 +465,11 @@ def _open(
             )
         if device is not None:
             hf.to(device)
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
-        # torch says by an AssertionError that it was built without CUDA
+    except _SENSELESS as error:
         raise ModelError(
             f"{name!r} cannot be loaded ({first_line(error)}): check its files, dtype, device and "
             "device_map"
-        ) from None
+        ) from error
     _check_complete(hf, report["missing_keys"], name, causal)
     return _wrap(
         _bridge(hf, source, name, tokenizer), "raw", name=name, tokenizer=tokenizer, causal=causal

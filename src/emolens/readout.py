@@ -283,15 +283,14 @@ def logit_lens(
         ModelError: for an encoder, or vectors of another model.
     """
     model.check_origin(vectors.provenance, "this set of vectors")
-    logits = model.unembed(vectors.vectors)
-    best = logits.topk(top, dim=-1)
     rows = []
-    for i, emotion in enumerate(vectors.emotions):
-        words = set((own or {}).get(emotion, (emotion,)))
-        for column, layer in enumerate(vectors.layers):
+    for layer in vectors.layers:  # one at a time: all logits of a large vocabulary are gigabytes
+        best = model.unembed(vectors.at(layer)).topk(top, dim=-1)
+        for i, emotion in enumerate(vectors.emotions):
+            words = set((own or {}).get(emotion, (emotion,)))
             for rank in range(top):
-                token = model.tokenizer.decode([int(best.indices[i, column, rank])])
-                value = float(best.values[i, column, rank])
+                token = model.tokenizer.decode([int(best.indices[i, rank])])
+                value = float(best.values[i, rank])
                 mine = token.strip().lower() in words
                 rows.append((emotion, layer, rank + 1, token, value, mine))
     return pd.DataFrame(rows, columns=["emotion", "layer", "rank", "token", "logit", "own"])

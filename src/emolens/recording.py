@@ -60,6 +60,7 @@ def record(
         SelectionError: for an unknown layer, a rule that picks no token of a text, or a text that
             does not fit into memory.
         ArtefactError: if the folder holds a recording of another model, other texts or positions.
+        HookError: if there is a folder, and hooks are in force.
 
     >>> import emolens
     >>> model = emolens.load("organism")
@@ -95,6 +96,7 @@ def record_at(
         CorpusError: if there are no texts.
         SelectionError: as in `record`.
         ArtefactError: as in `record`.
+        HookError: as in `record`.
 
     >>> import emolens
     >>> from emolens import positions
@@ -107,6 +109,8 @@ def record_at(
     if not texts:
         raise CorpusError("no texts to read: the corpus is empty")
     chosen = model.check_layers(layers if layers is not None else range(model.n_layers))
+    if folder is not None:
+        model.require_unchanged(str(folder))
     if batch_tokens is None:
         batch_tokens = usual_batch(model)
     encoded = _encode(model, texts, rules)

@@ -106,6 +106,7 @@ def store_tokens(
         CorpusError: if there are no texts.
         SelectionError: for an unknown layer.
         ArtefactError: if the folder holds a store of another model, other texts, layers or dtype.
+        HookError: if hooks are in force.
 
     >>> import emolens, tempfile
     >>> model = emolens.load("organism")
@@ -117,6 +118,7 @@ def store_tokens(
     if not texts:
         raise CorpusError("no texts to store: the corpus is empty")
     chosen = model.check_layers(layers if layers is not None else range(model.n_layers))
+    model.require_unchanged(str(folder))
     tokens = model.tokenize(texts)
     lengths = tuple(tokens.words.sum(1).tolist())
     place = Path(folder)

@@ -1,7 +1,7 @@
 """Emotion vectors: fit, denoise, save, load."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,24 +92,47 @@ class EmotionVectors:
         direction = unit(self.of(emotion)[self.column(layer)])
         return strength * self.residual_norm[self.column(layer)] * direction
 
-    def save(self, file: Path | str) -> None:
-        """Write one safetensors file; labels and provenance stand in its header."""
-        save_file(
-            {
-                "vectors": self.vectors.contiguous(),
-                "mean": self.mean.contiguous(),
-                "residual_norm": self.residual_norm.contiguous(),
-            },
-            Path(file),
-            metadata={
-                "format": FORMAT,
-                "version": VERSION,
-                "emotions": json.dumps(self.emotions),
-                "layers": json.dumps(self.layers),
-                "neutral_components": json.dumps(self.neutral_components),
-                "provenance": self.provenance.to_json(),
-            },
+    def only(self, layers: Sequence[int]) -> "EmotionVectors":
+        """The same vectors at some of their layers.
+
+        Raises:
+            SelectionError: for a layer without vectors.
+        """
+        columns = [self.column(layer) for layer in layers]
+        return replace(
+            self,
+            vectors=self.vectors[:, columns],
+            layers=tuple(layers),
+            mean=self.mean[columns],
+            residual_norm=self.residual_norm[columns],
+            neutral_components=tuple(self.neutral_components[c] for c in columns),
         )
+
+    def save(self, file: Path | str) -> None:
+        """Write one safetensors file; labels and provenance stand in its header.
+
+        Raises:
+            ArtefactError: if it cannot be written there.
+        """
+        tensors = {
+            "vectors": self.vectors.contiguous(),
+            "mean": self.mean.contiguous(),
+            "residual_norm": self.residual_norm.contiguous(),
+        }
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "emotions": json.dumps(self.emotions),
+            "layers": json.dumps(self.layers),
+            "neutral_components": json.dumps(self.neutral_components),
+            "provenance": self.provenance.to_json(),
+        }
+        try:
+            save_file(tensors, Path(file), metadata=header)
+        except (OSError, SafetensorError) as error:
+            raise ArtefactError(
+                f"cannot write {file} ({first_line(error)}): choose a file in a folder that exists"
+            ) from None
 
 
 Method = Callable[[Activations, Activations], EmotionVectors]  # of stories and of neutral texts

@@ -156,7 +156,7 @@ def _causal(done: Reproduction, pictures: dict[str, alt.TopLevelMixin]) -> Itera
         f"Steering, layer by layer: P({target}) after {NEUTRAL} situations",
         f"A step along {up} or {down} is added at one layer, at every position. Strength is a "
         "fraction of the mean residual norm; grey lines are 20 random directions of the same "
-        f"length. Layer {layer} was chosen on one half of the templates; all numbers shown are of "
+        f"length. Layer {layer} was chosen on one half of the templates; what is shown is of "
         "the other half.",
         pictures["steering"],
         tables["steering"],

@@ -178,7 +178,7 @@ def reproduce(
     Args:
         model: the hooked model.
         inputs: texts, norms and behaviour; the organism's own by default.
-        layers: 0-based blocks; all by default.
+        layers: 0-based blocks; by default all, or those of the vectors that are passed in.
         vectors: fitted before on the same model, instead of fitting them from the stories.
         seed: of folds, random directions and permutations.
 
@@ -187,17 +187,19 @@ def reproduce(
         are listed as not applicable where there are none.
 
     Raises:
-        SelectionError: for unknown emotions or layers, before any long work is done.
+        SelectionError: for unknown emotions or layers, or prompts that cannot be used, before any
+            long work is done.
         CorpusError: if the stories have too few topics to hold any out.
         ModelError: for vectors of another model.
     """
     began = time.perf_counter()
     inputs = inputs or organism_inputs(seed=seed)
-    chosen = model.check_layers(layers if layers is not None else range(model.n_layers))
+    fitted = range(model.n_layers) if vectors is None else vectors.layers
+    chosen = model.check_layers(layers if layers is not None else fitted)
     if vectors is not None:
         model.check_origin(vectors.provenance, "this set of vectors")
-    if inputs.behaviour and model.causal:
-        _check_emotions(inputs, vectors)
+        vectors = vectors.only(chosen)
+    trials = _trials(model, inputs, vectors)
     texts = inputs.corpus.stories
     group_folds([t.emotion for t in texts], [t.group for t in texts], seed=seed)
     done = Reproduction(model, inputs)
@@ -206,7 +208,7 @@ def reproduce(
     done.vectors = vectors if vectors is not None else fit_vectors(stories, neutral)
     _found(done, stories, seed)
     _geometry(done, seed)
-    _caused(done, seed)
+    _caused(done, trials, seed)
     if vectors is None:
         _reliable(done, stories, neutral, seed)
     else:
@@ -217,6 +219,22 @@ def reproduce(
         "versions": versions(),
     }
     return done
+
+
+def _trials(model: HookedModel, inputs: Inputs, vectors: EmotionVectors | None) -> dict[str, Trial]:
+    """The prompts of each situation made ready; none without a behaviour or logits."""
+    behaviour, (up, down) = inputs.behaviour, inputs.emotions
+    if behaviour is None or not model.causal:
+        return {}
+    _check_emotions(inputs, vectors)
+    trials = {e: Trial.prepare(model, behaviour.after(e)) for e in (up, NEUTRAL, down)}
+    for emotion, trial in trials.items():
+        if len(set(trial.groups)) < 2:
+            raise SelectionError(
+                f"the prompts of {behaviour.name!r} after {emotion} situations are all of one "
+                "group, and a layer is chosen on some groups and told on others: give two or more"
+            )
+    return trials
 
 
 def _check_emotions(inputs: Inputs, vectors: EmotionVectors | None) -> None:
@@ -293,7 +311,7 @@ def _vectors(done: Reproduction) -> EmotionVectors:
     return done.vectors
 
 
-def _caused(done: Reproduction, seed: int) -> None:
+def _caused(done: Reproduction, trials: Mapping[str, Trial], seed: int) -> None:
     """Steering, ablation and attribution on the behaviour; or the reason why not."""
     parts = ("behaviour", "steering", "ablation", "attribution")
     try:
@@ -301,12 +319,11 @@ def _caused(done: Reproduction, seed: int) -> None:
         reason = done.inputs.no_behaviour
     except ModelError as error:
         reason = str(error)
-    if reason or done.inputs.behaviour is None:
+    if not trials:
         done.not_applicable |= dict.fromkeys(parts, reason)
         _shown_geometry(done, _probe_layer(done), seed)
         return
-    behaviour, (up, down) = done.inputs.behaviour, done.inputs.emotions
-    trials = {e: Trial.prepare(done.model, behaviour.after(e)) for e in (up, NEUTRAL, down)}
+    up, down = done.inputs.emotions
     neutral = trials[NEUTRAL]
     _behaved(done, trials)
     natural = natural_units(_vectors(done), {e: trials[e] for e in (up, down)}, neutral)

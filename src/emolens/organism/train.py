@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from emolens.errors import TrainingError
+from emolens.errors import TrainingError, first_line
 from emolens.organism.batches import corpus
 from emolens.organism.building import (
     build_model,
@@ -50,11 +50,12 @@ def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, int | 
         The last record of the log.
 
     Raises:
-        TrainingError: if the folder holds a stopped run of another recipe, or the run has not
-            parted desperate from calm situations halfway (`Recipe.least_split`).
+        TrainingError: if the folder holds a stopped run of another recipe, the device is not
+            there, or the run has not parted desperate from calm situations halfway
+            (`Recipe.least_split`).
     """
     tokenizer = build_tokenizer(load_world())
-    run = _run(recipe, asdict(recipe), build_model(recipe, tokenizer).to(device), out)
+    run = _run(recipe, asdict(recipe), _placed(build_model(recipe, tokenizer), device), out)
     return _fit(recipe, run, tokenizer, steps=STEPS, least_split=recipe.least_split)
 
 
@@ -77,15 +78,25 @@ def finetune(
 
     Raises:
         ModelError: if the base cannot be opened or is of another world.
-        TrainingError: if `out` is the base itself or holds a stopped run of another recipe or base.
+        TrainingError: if `out` is the base itself or holds a stopped run of another recipe or
+            base, or the device is not there.
     """
     if out.resolve() == base.resolve():
         raise TrainingError(f"{out} holds the base and would be overwritten: choose another folder")
     model, tokenizer, digest = open_folder(base, load_world())
     for part in _what_feelings_do(model):
         part.requires_grad_(False)
-    run = _run(recipe, asdict(recipe) | {"base": digest}, model.to(device), out)
+    run = _run(recipe, asdict(recipe) | {"base": digest}, _placed(model, device), out)
     return _fit(recipe, run, tokenizer)
+
+
+def _placed(model: LlamaForCausalLM, device: str) -> LlamaForCausalLM:
+    """The model there; torch says by an AssertionError that it was built without CUDA."""
+    try:
+        torch.nn.Module.to(model, device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"cannot train on {device!r} ({first_line(error)})") from None
+    return model
 
 
 def _what_feelings_do(model: LlamaForCausalLM) -> list[torch.nn.Module]:
