@@ -60,6 +60,23 @@ def test_each_change_does_what_it_does_alone(trial, batch_tokens):
         assert (alone.logit_difference - before).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 200])
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_tokens_before_the_first_that_is_changed_are_not_run_again(trial, batch_tokens, before):
+    """The same as a patch of the whole text that leaves those tokens alone."""
+    since = (trial.final - before).clamp(min=0)
+    token = torch.arange(trial.tokens.ids.shape[1])
+    steps = [(layer, torch.randn(trial.model.d_model)) for layer in (0, 1, 1, 2)]
+    made = [(layer, Steer(step)) for layer, step in steps]
+    found = list(run_changed(trial, made, since=since, batch_tokens=batch_tokens))
+    for (layer, step), shared in zip(steps, found, strict=True):
+        later = (token >= since[:, None])[..., None] * step
+        with emolens.hooked(trial.model, {Site(layer): lambda r, later=later: r + later}):
+            alone = trial.run()
+        assert_close(shared.logit_difference, alone.logit_difference, atol=1e-4, rtol=1e-4)
+        assert_close(shared.p, alone.p, atol=1e-5, rtol=0)
+
+
 def test_afterwards_the_model_is_as_it_was(trial):
     before = trial.run().logit_difference
     for _ in run_changed(trial, changes(trial)):

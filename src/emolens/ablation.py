@@ -12,10 +12,9 @@ from torch import Tensor
 from emolens.activations import Activations
 from emolens.controls import random_directions
 from emolens.decisions import Trial
-from emolens.hooks import hooked
 from emolens.interventions import Ablate, Intervention, Residual, unit
 from emolens.progress import track
-from emolens.sites import Site
+from emolens.sharing import run_changed
 from emolens.steering import HALF_COLUMNS, RANDOM_DIRECTIONS, half_rows
 from emolens.vectors import EmotionVectors
 
@@ -103,9 +102,9 @@ def ablate_layers(
         named += [(f"random {i}", "random", d) for i, d in enumerate(draws)]
         jobs += [(layer, n, k, remove(d, vectors.mean[column])) for n, k, d in named]
     rows = []
-    for layer, name, kind, change in track(jobs, f"ablating {emotion}", len(jobs), "runs"):
-        with hooked(trial.model, {Site(layer): change}):
-            decision = trial.run()
+    found = run_changed(trial, [(layer, change) for layer, _, _, change in jobs])
+    told = track(jobs, f"ablating {emotion}", len(jobs), "runs")
+    for (layer, name, kind, _), decision in zip(told, found, strict=True):
         rows += [(layer, name, kind, *row) for row in half_rows(trial, decision)]
     table = pd.DataFrame(rows, columns=["layer", "direction", "kind", *HALF_COLUMNS])
     table["unablated"] = table.half.map(whole)

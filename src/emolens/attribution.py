@@ -11,6 +11,7 @@ from emolens.decisions import Trial
 from emolens.hooks import hooked
 from emolens.interventions import Intervention, Steer
 from emolens.progress import track
+from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.vectors import EmotionVectors
 
@@ -59,11 +60,12 @@ def attribute(trial: Trial, vectors: EmotionVectors, *, strength: float = STRENG
     last = gradients(trial, [trial.model.n_layers - 1]).mean(0)[0]
     base = float(trial.run().logit_difference.mean())
     cells = [(e, layer) for layer in vectors.layers for e in vectors.emotions]
+    steps = [vectors.step(emotion, layer, strength) for emotion, layer in cells]
+    found = run_changed(trial, [(c[1], Steer(step)) for c, step in zip(cells, steps, strict=True)])
     rows = []
-    for emotion, layer in track(cells, "attribution", len(cells), "vectors"):
-        step = vectors.step(emotion, layer, strength)
-        with hooked(trial.model, {Site(layer): Steer(step)}):
-            exact = float(trial.run().logit_difference.mean()) - base
+    told = track(cells, "attribution", len(cells), "vectors")
+    for (emotion, layer), step, decision in zip(told, steps, found, strict=True):
+        exact = float(decision.logit_difference.mean()) - base
         slope = slopes[vectors.layers.index(layer)]
         rows.append((emotion, layer, float(slope @ step), float(last @ step), exact))
     return pd.DataFrame(rows, columns=["emotion", "layer", "gradient", "direct", "exact"])

@@ -154,23 +154,52 @@ class HookedModel:
         """Logits; hooks in force apply."""
         return self._run(ids, mask)
 
-    def _run(self, ids: Int[Tensor, "text token"], mask: Bool[Tensor, "text token"]) -> Tensor:
+    def _run(
+        self, ids: Int[Tensor, "text token"], mask: Bool[Tensor, "text kept"], past: Any = None
+    ) -> Tensor:
         ids, mask = ids.to(self.device), mask.to(self.device)
         inner = getattr(self.host, "original_model", None)
         keeps = self.causal and getattr(getattr(inner, "config", None), "use_cache", False)
         # else every layer's keys and values are copied and kept, for tokens that never come
         options = {"use_cache": False} if keeps else {}
+        if past is not None:
+            options = {"use_cache": True, "past_key_values": past}
         return self.host(ids, attention_mask=mask.long(), **options)
+
+    def past(self, ids: Int[Tensor, "text token"]) -> Any:
+        """Keys and values of texts of one length, for `logits_at` of what follows them.
+
+        Raises:
+            ModelError: for a `HookedTransformer`, which does not run on Hugging Face's cache.
+        """
+        from transformers import DynamicCache
+
+        if self.model_type is None:
+            raise ModelError(
+                f"{self.name!r} is a {type(self.host).__name__}, which keeps no keys and values of "
+                "Hugging Face's: open it as a TransformerBridge"
+            )
+        kept = DynamicCache(config=self.host.original_model.config)
+        self._run(ids, torch.ones_like(ids, dtype=torch.bool), kept)
+        return kept
 
     def logits_at(
         self,
         ids: Int[Tensor, "text token"],
-        mask: Bool[Tensor, "text token"],
+        mask: Bool[Tensor, "text kept"],
         place: Int[Tensor, " text"],
+        *,
+        past: Any = None,
     ) -> Float[Tensor, "text vocab"]:
         """Next-token logits at one token of each text alone; hooks in force apply.
 
         Logits of every token would take more memory than all the rest of a run.
+
+        Args:
+            ids: the texts, or what of them follows after `past`.
+            mask: which tokens there are, those of the past included.
+            place: of the token among `ids`.
+            past: keys and values of what comes before, from `past`; those of `ids` are added.
         """
         rows = torch.arange(len(ids), device=self.device)
         place = place.to(self.device)
@@ -180,7 +209,7 @@ class HookedModel:
 
         handle = self.host.unembed.register_forward_pre_hook(pick)
         try:
-            return self._run(ids, mask)[:, 0]
+            return self._run(ids, mask, past)[:, 0]
         finally:
             handle.remove()
 

@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.controls import random_directions
-from emolens.decisions import Trial, each_half
+from emolens.decisions import Decision, Trial, each_half
 from emolens.errors import SelectionError
-from emolens.hooks import hooked, reading
+from emolens.hooks import reading
 from emolens.interventions import Part, Patch, along, apart, placebo, unit, whole
 from emolens.progress import track
-from emolens.sites import Site
+from emolens.sharing import run_changed
 from emolens.statistics import clustered_ratio
 from emolens.steering import RANDOM_DIRECTIONS
 from emolens.vectors import EmotionVectors
@@ -149,12 +149,11 @@ def patch_layers(
             (layer, f"random {i}", "random", placebo(direction, other[None]))
             for i, other in enumerate(draws)
         ]
-    sources, read = pairs.sources(chosen), _Recovery.between(pairs)
-    rows = []
-    for layer, name, kind, part in track(jobs, f"patching {toward}", len(jobs), "runs"):
-        patch = Patch(sources[layer], pairs.mask, part)
-        with hooked(pairs.receiver.model, {Site(layer): patch}):
-            rows += [(layer, name, kind, *row) for row in read.rows()]
+    sources, read, mask = pairs.sources(chosen), _Recovery.between(pairs), pairs.mask
+    patches = [(layer, Patch(sources[layer], mask, part)) for layer, _, _, part in jobs]
+    told, rows = track(jobs, f"patching {toward}", len(jobs), "runs"), []
+    for job, found in zip(told, run_changed(pairs.receiver, patches), strict=True):
+        rows += [(*job[:3], *row) for row in read.rows(found)]
     return pd.DataFrame(rows, columns=["layer", *PATCH_COLUMNS])
 
 
@@ -177,12 +176,12 @@ def patch_positions(
     count = last if last is not None else int(pairs.shared.min())
     token = torch.arange(pairs.receiver.tokens.ids.shape[1])
     jobs = [(layer, back) for layer in chosen for back in range(count)]
-    sources, read = pairs.sources(chosen), _Recovery.between(pairs)
-    rows = []
-    for layer, back in track(jobs, "patching tokens", len(jobs), "runs"):
-        mask = pairs.mask & (token == pairs.receiver.final[:, None] - back)
-        with hooked(model, {Site(layer): Patch(sources[layer], mask, whole)}):
-            rows += [(layer, -back, *row) for row in read.rows()]
+    sources, read, shared = pairs.sources(chosen), _Recovery.between(pairs), pairs.mask
+    places = [shared & (token == pairs.receiver.final[:, None] - back) for back in range(count)]
+    patches = [(layer, Patch(sources[layer], places[back], whole)) for layer, back in jobs]
+    told, rows = track(jobs, "patching tokens", len(jobs), "runs"), []
+    for (layer, back), found in zip(told, run_changed(pairs.receiver, patches), strict=True):
+        rows += [(layer, -back, *row) for row in read.rows(found)]
     return pd.DataFrame(rows, columns=["layer", "position", *PATCH_COLUMNS[2:]])
 
 
@@ -199,9 +198,8 @@ class _Recovery:
         receiver, donor = (t.run().logit_difference for t in (pairs.receiver, pairs.donor))
         return cls(pairs, receiver, donor)
 
-    def rows(self) -> list[tuple]:
-        """One row per half of the pairs, of a run under whatever hooks are in force."""
-        found = self.pairs.receiver.run()
+    def rows(self, found: Decision) -> list[tuple]:
+        """One row per half of the pairs, of what the receivers decided when patched."""
         rows = []
         for half, mask, groups in each_half(self.pairs.receiver.groups):
             changed = (found.logit_difference - self.receiver)[mask]

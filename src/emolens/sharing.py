@@ -1,11 +1,16 @@
-"""Many changes of one run: each begins at the layer that it changes, several in one batch."""
+"""Many changes of one run: each begins at the layer and token that it changes, several together."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from emolens.decisions import Decision, Trial
 from emolens.hooks import reading
@@ -18,18 +23,26 @@ Change = tuple[int, Intervention]  # what is done to the residual stream after w
 
 @torch.inference_mode()
 def run_changed(
-    trial: Trial, changes: Sequence[Change], *, batch_tokens: int | None = None
+    trial: Trial,
+    changes: Sequence[Change],
+    *,
+    since: Int[Tensor, " text"] | None = None,
+    batch_tokens: int | None = None,
 ) -> Iterator[Decision]:
     """What `trial.run()` gives under each change alone, in the order given.
 
-    A change after a block leaves that block and those below it as they were, so their work is done
-    once; changes after one block run together. The numbers are those of `hooked` around
+    A change after a block leaves that block and those below it as they were, and tokens before the
+    first that it changes as they were everywhere: their work is done once, their keys and values
+    are kept. Changes after one block run together. The numbers are those of `hooked` around
     `trial.run()`, but for rounding (1e-5). Hooks in force apply, to several copies of the prompts.
 
     Args:
         trial: prompts and model.
         changes: 0-based block and intervention; those after one block should stand together.
-        batch_tokens: most tokens of a batch, padding included; by default as in `record`.
+        since: the first token of each prompt that is changed, at most `trial.final`; an
+            intervention is then called with the stream from there to the decision. By default all
+            tokens are changed, padding too.
+        batch_tokens: most tokens of a batch; by default as in `record`.
 
     Raises:
         SelectionError: for a layer that the model lacks.
@@ -42,20 +55,85 @@ def run_changed(
     >>> [torch.allclose(d.p, trial.run().p, atol=1e-5) for d in run_changed(trial, steps)]
     [True, True]
     """
-    model, ids, mask = trial.model, trial.tokens.ids, trial.tokens.mask
-    together = max(1, (batch_tokens or usual_batch(model)) // ids.numel())
     layers = tuple(dict.fromkeys(layer for layer, _ in changes))
-    with reading(model, layers) as streams:
-        trial.logits()
+    parts = [_whole(trial, layers)] if since is None else _parts(trial, since, layers)
+    order = torch.cat([part.rows for part in parts]).argsort()
+    room = batch_tokens or usual_batch(trial.model)
+    together = max(1, room // sum(part.ids.numel() for part in parts))
     for layer, of_layer in groupby(changes, key=itemgetter(0)):
         while some := [change for _, change in islice(of_layer, together)]:
-            stream = torch.cat([change(streams[layer]) for change in some])
-            count = len(some)
-            with beginning_after(model, layer, stream):
-                logits = model.logits_at(
-                    ids.repeat(count, 1), mask.repeat(count, 1), trial.final.repeat(count)
-                )
-            yield from map(trial.decide, logits.float().cpu().chunk(count))
+            logits = torch.cat([part.run(trial.model, layer, some) for part in parts], 1)
+            yield from map(trial.decide, logits[:, order])
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Prompts that run together: what is left of them to be run, and what was before that.
+
+    Attributes:
+        rows: which of the trial's.
+        ids: their tokens from the first that is changed on.
+        mask: which tokens there are, those before included.
+        place: of the decision among `ids`.
+        streams: the residual stream at `ids` after each layer.
+        past: keys and values of the tokens before, as Hugging Face keeps them, if there are such.
+    """
+
+    rows: Int[Tensor, " row"]
+    ids: Int[Tensor, "row token"]
+    mask: Bool[Tensor, "row kept"]
+    place: Int[Tensor, " row"]
+    streams: dict[int, Float[Tensor, "row token d_model"]]
+    past: Any = None
+
+    def run(
+        self, model: HookedModel, layer: int, changes: Sequence[Intervention]
+    ) -> Float[Tensor, "change row vocab"]:
+        """Logits at the decisions under each of several changes after one block."""
+        count = len(changes)
+        stream = torch.stack([change(self.streams[layer]) for change in changes], 1).flatten(0, 1)
+        ids, mask, place = (
+            each.repeat_interleave(count, 0) for each in (self.ids, self.mask, self.place)
+        )
+        past = _copies(self.past, layer + 1, count)
+        with beginning_after(model, layer, stream):
+            logits = model.logits_at(ids, mask, place, past=past)
+        return logits.float().cpu().unflatten(0, (-1, count)).transpose(0, 1)
+
+
+def _whole(trial: Trial, layers: tuple[int, ...]) -> _Part:
+    """All prompts with all of their tokens."""
+    with reading(trial.model, layers) as streams:
+        trial.logits()
+    rows = torch.arange(len(trial.tokens))
+    return _Part(rows, trial.tokens.ids, trial.tokens.mask, trial.final, dict(streams))
+
+
+def _parts(trial: Trial, since: Int[Tensor, " text"], layers: tuple[int, ...]) -> list[_Part]:
+    """The prompts by their lengths before and after the first changed token: without padding."""
+    model, found = trial.model, []
+    cuts = torch.stack([since, trial.final], 1)
+    for start, final in cuts.unique(dim=0).tolist():
+        rows = (cuts == torch.tensor([start, final])).all(1).nonzero().flatten()
+        ids = trial.tokens.ids[rows, : final + 1]
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        place = torch.full((len(rows),), final - start)
+        past = model.past(ids[:, :start]) if start else None
+        with reading(model, layers) as streams:
+            model.logits_at(ids[:, start:], mask, place, past=_copies(past, model.n_layers, 1))
+        found.append(_Part(rows, ids[:, start:], mask, place, dict(streams), past))
+    return found
+
+
+def _copies(past: Any, first: int, count: int) -> Any:
+    """Keys and values that a run may add to; those from layer `first` on `count` times over."""
+    if past is None:
+        return None
+    made = copy.copy(past)
+    made.layers = [copy.copy(held) for held in past.layers]
+    for held in made.layers[first:]:
+        held.batch_repeat_interleave(count)
+    return made
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from emolens.controls import random_directions
 from emolens.decisions import Decision, Trial, each_half
-from emolens.hooks import hooked, reading
+from emolens.hooks import reading
 from emolens.interventions import Steer, unit
 from emolens.progress import track
-from emolens.sites import Site
+from emolens.sharing import run_changed
 from emolens.statistics import clustered_interval
 from emolens.vectors import EmotionVectors
 
@@ -104,9 +104,9 @@ def dose_response(trial: Trial, steps: Sequence[Push]) -> pd.DataFrame:
         P(target)), low, high (95% bootstrap over templates), legal, logit_difference, n.
     """
     rows = []
-    for step in track(steps, f"steering {trial.behaviour.name}", len(steps), "runs"):
-        with hooked(trial.model, {Site(step.layer): Steer(step.step)}):
-            decision = trial.run()
+    found = run_changed(trial, [(step.layer, Steer(step.step)) for step in steps])
+    told = track(steps, f"steering {trial.behaviour.name}", len(steps), "runs")
+    for step, decision in zip(told, found, strict=True):
         label = (step.layer, step.direction, step.kind, step.unit, step.strength)
         rows += [(*label, *row) for row in half_rows(trial, decision)]
     columns = ["layer", "direction", "kind", "unit", "strength"]

@@ -1,6 +1,6 @@
 """What methods are measured on, and how: the organism's planted truth, one figure at a time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,6 +31,7 @@ from emolens.organism import (
 from emolens.organism.world import load_world
 from emolens.progress import track
 from emolens.recording import record
+from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.statistics import clustered_interval, jackknife_interval, row_interval
 from emolens.steering import best_layer, decision_residuals, dose_response, pushes
@@ -164,13 +165,13 @@ def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
     meant: dict[str, list[float]] = {e: [] for e in vectors.emotions}
     for scene in track(bench.scenes.values(), f"steering, {name}", len(bench.scenes), "scenes"):
         trial = scene.after(NEUTRAL)
-        rest = scene.residuals[scene.emotions == NEUTRAL, layer].mean(0)
+        rest, steps = scene.residuals[scene.emotions == NEUTRAL, layer].mean(0), []
         for emotion in vectors.emotions:
             direction = unit(vectors.of(emotion)[vectors.column(layer)])
             shift = scene.residuals[scene.emotions == emotion, layer].mean(0) - rest
-            with hooked(bench.model, {Site(layer): Steer((shift @ direction).abs() * direction)}):
-                after = trial.run().probability
-            for behaviour, p in after.items():
+            steps.append((layer, Steer((shift @ direction).abs() * direction)))
+        for emotion, after in zip(vectors.emotions, run_changed(trial, steps), strict=True):
+            for behaviour, p in after.probability.items():
                 made[emotion].append(float(p.mean()) - scene.before.loc[NEUTRAL, behaviour])
                 planted = scene.planted[behaviour]
                 meant[emotion].append(planted[emotion] - planted[NEUTRAL])
@@ -239,19 +240,19 @@ def geometry(vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
 def null_bound(bench: Bench, layer: int) -> float:
     """What 95% of random directions, one residual norm long, move the first scene by less than."""
     draws = random_directions(NULL_DIRECTIONS, bench.model.d_model, bench.seed)
-    told = track(draws, f"random directions, layer {layer}", len(draws), "directions")
-    return float(np.quantile(_moved(bench, layer, told), 0.95))
+    moved = track(
+        _moved(bench, layer, draws), f"random directions, layer {layer}", len(draws), "directions"
+    )
+    return float(np.quantile(list(moved), 0.95))
 
 
-def _moved(bench: Bench, layer: int, directions: Iterable[Tensor]) -> list[float]:
+def _moved(bench: Bench, layer: int, directions: Iterable[Tensor]) -> Iterator[float]:
     """How far each unit vector, one residual norm long, moves the first scene, in logits."""
     trial = next(iter(bench.scenes.values())).after(NEUTRAL)
     base = float(trial.run().logit_difference.mean())
-    norm, found = float(bench.stories.residual_norm[bench.stories.layers.index(layer)]), []
-    for direction in directions:
-        with hooked(bench.model, {Site(layer): Steer(norm * direction)}):
-            found.append(abs(float(trial.run().logit_difference.mean()) - base))
-    return found
+    norm = float(bench.stories.residual_norm[bench.stories.layers.index(layer)])
+    found = run_changed(trial, [(layer, Steer(norm * direction)) for direction in directions])
+    return (abs(float(decision.logit_difference.mean()) - base) for decision in found)
 
 
 def false_positives(

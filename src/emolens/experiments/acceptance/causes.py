@@ -17,6 +17,7 @@ from emolens.organism import most_raised, organism_behaviour, planted_probabilit
 from emolens.organism.losses import early_layer
 from emolens.organism.world import load_world
 from emolens.progress import track
+from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.steering import (
     RANDOM_DIRECTIONS,
@@ -74,8 +75,8 @@ def _threat(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[
         p = pushed(neutral, layer, natural[emotion, layer] * direction)
         yield Check(f"+ {emotion} 1 natural unit, layer {layer}, P(threat)", p, least, most)
     draws = random_directions(RANDOM_DIRECTIONS, model.d_model, seed)
-    half = natural["desperate", layer] / 2
-    off = [abs(pushed(neutral, layer, half * d) - base) for d in draws]
+    steps = [(layer, Steer(natural["desperate", layer] / 2 * draw)) for draw in draws]
+    off = [abs(float(found.p.mean()) - base) for found in run_changed(neutral, steps)]
     yield Check("20 random 1/2 natural unit, P(threat) off by", max(off), most=0.1)
 
 
@@ -92,11 +93,10 @@ def _changes_r(model: HookedModel, vectors: EmotionVectors, layer: int, seed: in
         behaviour = organism_behaviour(scene, emotions=(NEUTRAL,), per_emotion=18, seed=seed)
         trial = Trial.prepare(model, behaviour)
         before = trial.run().probability
-        for emotion in vectors.emotions:
-            with hooked(model, {Site(layer): Steer(vectors.step(emotion, layer, 1.0))}):
-                after = trial.run().probability
+        steps = [(layer, Steer(vectors.step(emotion, layer, 1.0))) for emotion in vectors.emotions]
+        for emotion, after in zip(vectors.emotions, run_changed(trial, steps), strict=True):
             for name in before:
-                made.append(float((after[name] - before[name]).mean()))
+                made.append(float((after.probability[name] - before[name]).mean()))
                 rest = planted_probability(scene, name, NEUTRAL)
                 planted.append(planted_probability(scene, name, emotion) - rest)
     return float(np.corrcoef(made, planted)[0, 1])
