@@ -42,7 +42,8 @@ def run_changed(
         since: the first token of each prompt that is changed, at most `trial.final`; an
             intervention is then called with the stream from there to the decision. By default all
             tokens are changed, padding too.
-        batch_tokens: most tokens of a batch; by default as in `record`.
+        batch_tokens: most tokens of a batch, those with kept keys and values included; by default
+            as in `record`.
 
     Raises:
         SelectionError: for a layer that the model lacks.
@@ -59,7 +60,7 @@ def run_changed(
     parts = [_whole(trial, layers)] if since is None else _parts(trial, since, layers)
     order = torch.cat([part.rows for part in parts]).argsort()
     room = batch_tokens or usual_batch(trial.model)
-    together = max(1, room // sum(part.ids.numel() for part in parts))
+    together = max(1, room // sum(part.mask.numel() for part in parts))
     for layer, of_layer in groupby(changes, key=itemgetter(0)):
         while some := [change for _, change in islice(of_layer, together)]:
             logits = torch.cat([part.run(trial.model, layer, some) for part in parts], 1)

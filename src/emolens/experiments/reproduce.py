@@ -194,10 +194,11 @@ def reproduce(
     """
     began = time.perf_counter()
     inputs = inputs or organism_inputs(seed=seed)
+    if vectors is not None:
+        model.check_origin(vectors.provenance, "this set of vectors")
     fitted = range(model.n_layers) if vectors is None else vectors.layers
     chosen = model.check_layers(layers if layers is not None else fitted)
     if vectors is not None:
-        model.check_origin(vectors.provenance, "this set of vectors")
         vectors = vectors.only(chosen)
     trials = _trials(model, inputs, vectors)
     texts = inputs.corpus.stories
