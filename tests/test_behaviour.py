@@ -13,7 +13,13 @@ from emolens.behaviour import Behaviour
 from emolens.decisions import Trial, halves
 from emolens.errors import ModelError, SelectionError
 from emolens.organism import planted_probability
-from emolens.steering import best_layer, decision_residuals, natural_units, pushes
+from emolens.steering import (
+    against_random,
+    best_layer,
+    decision_residuals,
+    natural_units,
+    pushes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +172,47 @@ def test_of_no_excess_no_share_is_told(vectors, cheat):
     some = removed(0.2)
     assert some.excess_removed.notna().all()
     assert np.isnan(removed(some.unablated["report"]).excess_removed["report"])
+
+
+def sweep(effects, null, *, half="report", layer=0, strength=0.5):
+    """A dose-response of some directions and random ones, as far as `against_random` reads it."""
+    rows = [(f"e{i}", "emotion", x) for i, x in enumerate(effects)]
+    rows += [(f"random {i}", "random", x) for i, x in enumerate(null)]
+    table = pd.DataFrame(rows, columns=["direction", "kind", "logit_difference"])
+    return table.assign(layer=layer, strength=strength, half=half, unit="norm")
+
+
+def test_p_is_the_rank_among_random_steps_on_either_side():
+    null = np.arange(999.0)
+    found = against_random(sweep([2000.0, -5.0, 498.0, 24.5, 974.5], null))
+    assert found.p_value.tolist() == pytest.approx([2 / 1000, 2 / 1000, 1.0, 0.052, 0.05])
+    assert (found.random == 999).all()
+    assert found.null_low.iloc[0] == pytest.approx(np.quantile(null, 0.025))
+    # Benjamini and Hochberg by hand: p times 5 over its rank, no larger than that of the next
+    assert found.q_value.tolist() == pytest.approx([0.005, 0.005, 1.0, 0.065, 0.065])
+
+
+def test_each_layer_strength_and_half_has_its_own_random_steps():
+    near, far = np.linspace(-1, 1, 199), np.linspace(9, 11, 199)
+    table = pd.concat(
+        [
+            sweep([10.0], near),
+            sweep([10.0], far, layer=1),
+            sweep([10.0], far, strength=1.0),
+            sweep([10.0], far, half="choose"),
+        ]
+    )
+    found = against_random(table).set_index(["half", "layer", "strength"]).p_value
+    assert found["report", 0, 0.5] == pytest.approx(2 / 200)
+    assert (found.drop(("report", 0, 0.5)) > 0.9).all()
+    with pytest.raises(SelectionError, match=r"no random steps of strength 0\.5 at layer 0"):
+        against_random(sweep([1.0], []))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_steps_taken_for_emotions_are_called_significant_as_often_as_told(seed):
+    """Skewed and far from zero, as steps of one length are; exact for any distribution."""
+    draw = np.random.default_rng(seed).gamma(1.0, size=(2000, 100)) - 7
+    p = [against_random(sweep(row[:1], row[1:])).p_value.iloc[0] for row in draw[:200]]
+    # a binomial of 200 at .04 (the largest attainable rate up to .05 with 99 random steps)
+    assert np.mean(np.array(p) <= 0.05) < 0.04 + 5 * np.sqrt(0.04 * 0.96 / 200)

@@ -87,8 +87,10 @@ if TYPE_CHECKING:
         learning_curve as learning_curve,
         vector_reliability as vector_reliability,
     )
+    from emolens.sharing import run_changed as run_changed
     from emolens.sites import Site as Site
     from emolens.steering import (
+        against_random as against_random,
         best_layer as best_layer,
         dose_response as dose_response,
         natural_units as natural_units,
@@ -128,6 +130,7 @@ _ROOMS = {
     "TokenStore": "store",
     "Trial": "decisions",
     "ablate_layers": "ablation",
+    "against_random": "steering",
     "apart_from": "kinds",
     "attribute": "attribution",
     "best_layer": "steering",
@@ -183,6 +186,7 @@ _ROOMS = {
     "record_speakers": "kinds",
     "reproduce": "experiments.reproduce",
     "rsa": "geometry",
+    "run_changed": "sharing",
     "save_gguf": "exchange",
     "similarity": "geometry",
     "store_tokens": "store",

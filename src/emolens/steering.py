@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from emolens.controls import random_directions
 from emolens.decisions import Decision, Trial, each_half
+from emolens.errors import SelectionError
 from emolens.hooks import reading
 from emolens.interventions import Steer, unit
 from emolens.progress import track
@@ -138,3 +141,46 @@ def best_layer(dose: pd.DataFrame, emotion: str) -> int:
     pushed = seen[seen.direction == emotion].groupby("layer").p.mean()
     random = seen[seen.kind == "random"].groupby("layer").p.mean()
     return int((pushed - random).idxmax())
+
+
+def against_random(dose: pd.DataFrame) -> pd.DataFrame:
+    """Whether a step moves the behaviour as no random step of its length does.
+
+    Each step of a `dose_response` in fractions of the residual norm is held against the random ones
+    of its layer, strength and half by its rank among their mean logit differences. So p is exact if
+    the step is but another random one, whatever a step of that length does by itself. It cannot be
+    smaller than 2 / (random steps + 1): take 1,000 or more (`pushes(random_count=1000)`).
+
+    Args:
+        dose: from `dose_response`, with random steps. Natural units are left out: their random
+            steps have the length of one emotion's.
+
+    Returns:
+        The rows of the steps that are not random, with null_low and null_high (the middle 95% of
+        the random ones' logit differences), random (how many), p_value (two-sided), q_value
+        (Benjamini and Hochberg over all rows of a half: layers, directions and strengths).
+
+    Raises:
+        SelectionError: if a step has no random ones beside it.
+    """
+    rows = []
+    for half, table in dose[dose.unit == "norm"].groupby("half", sort=False):
+        of_half = []
+        for (layer, strength), cell in table.groupby(["layer", "strength"], sort=False):
+            told = cell[cell.kind != "random"].copy()
+            null = np.sort(cell[cell.kind == "random"].logit_difference.to_numpy())
+            if not len(null):
+                raise SelectionError(
+                    f"no random steps of strength {strength} at layer {layer}: make the steps with "
+                    "pushes(random_count=1000)"
+                )
+            below = np.searchsorted(null, told.logit_difference, "right")
+            above = len(null) - np.searchsorted(null, told.logit_difference, "left")
+            told["null_low"], told["null_high"] = np.quantile(null, [0.025, 0.975])
+            told["random"] = len(null)
+            tail = (1 + np.minimum(below, above)) / (len(null) + 1)
+            told["p_value"] = np.minimum(1.0, 2 * tail)
+            of_half.append(told)
+        found = pd.concat(of_half)
+        rows.append(found.assign(q_value=false_discovery_control(found.p_value), half=half))
+    return pd.concat(rows, ignore_index=True)
