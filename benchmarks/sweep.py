@@ -85,7 +85,8 @@ def steps(trial: Trial, count: int) -> list[Change]:
 def naive(trial: Trial, changes: list[Change], *, last: bool) -> Float[Tensor, "change text"]:
     """Logit differences under each step, by TransformerLens's `run_with_hooks`, several at once."""
     ids, together = trial.tokens.ids, BATCH // trial.tokens.ids.numel()
-    found = []
+    unembed, found = trial.model.host.unembed, []
+    reading = unembed.register_forward_pre_hook(lambda _module, args: (args[0][:, -1:],))
     for layer, of_layer in groupby(changes, key=itemgetter(0)):
         while some := [change for _, change in islice(of_layer, together)]:
             count = len(some)
@@ -98,10 +99,12 @@ def naive(trial: Trial, changes: list[Change], *, last: bool) -> Float[Tensor, "
             logits = trial.model.host.run_with_hooks(
                 ids.repeat(count, 1),
                 attention_mask=trial.tokens.mask.repeat(count, 1).long(),
+                use_cache=False,
                 fwd_hooks=[(Site(layer).name, add)],
             )
             decided = map(trial.decide, logits[:, -1].float().chunk(count))
             found += [decision.logit_difference for decision in decided]
+    reading.remove()
     return torch.stack(found)
 
 

@@ -207,6 +207,10 @@ def test_each_layer_strength_and_half_has_its_own_random_steps():
     assert (found.drop(("report", 0, 0.5)) > 0.9).all()
     with pytest.raises(SelectionError, match=r"no random steps of strength 0\.5 at layer 0"):
         against_random(sweep([1.0], []))
+    with pytest.raises(SelectionError, match="finite logit differences is needed: 3 rows of 3"):
+        against_random(sweep([np.nan], [0.0, 1.0]))
+    with pytest.raises(SelectionError, match="needed: 0 rows of 2"):
+        against_random(sweep([1.0], [0.0]).assign(unit="natural"))
 
 
 @pytest.mark.parametrize("seed", range(5))

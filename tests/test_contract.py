@@ -7,10 +7,12 @@ import torch
 from torch.testing import assert_close
 
 import emolens
+from emolens.decisions import Trial
 from emolens.errors import HookError, ModelError, SelectionError
 from emolens.organism import organism_folder
 from emolens.positions import everything
 from emolens.recording import record
+from emolens.sharing import run_changed
 
 pytestmark = pytest.mark.contract
 TEXTS = [
@@ -128,6 +130,18 @@ def test_a_vector_does_change_logits_and_only_inside_the_context(model):
         after = model.forward(tokens.ids, tokens.mask)
     assert (plain - steered).abs().max() > 0.1
     assert torch.equal(plain, after)
+
+
+def test_shared_runs_give_what_hooks_give(model):
+    trial = Trial.prepare(model, emolens.organism_behaviour(per_emotion=2))
+    steps = [(layer, emolens.Steer(torch.randn(model.d_model))) for layer in (4, 1, 1)]
+    for (layer, step), shared in zip(steps, run_changed(trial, steps), strict=True):
+        with emolens.hooked(model, {emolens.Site(layer): step}):
+            alone = trial.run()
+        assert_close(shared.logit_difference, alone.logit_difference, atol=1e-4, rtol=1e-4)
+    if model.model_type is None:
+        with pytest.raises(ModelError, match="open it as a TransformerBridge"):
+            list(run_changed(trial, steps, since=trial.final))
 
 
 def test_a_hook_fires_once_a_run(model):

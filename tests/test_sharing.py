@@ -1,21 +1,26 @@
 """Shared runs give what runs of their own give, on every architecture."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, word_tokenizer
 from torch.testing import assert_close
 
 import emolens
 from emolens.behaviour import Behaviour
 from emolens.decisions import Trial
+from emolens.errors import ModelError, SelectionError
 from emolens.interventions import Ablate, Patch, Steer, whole
 from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.text import Text
 
+pytestmark = pytest.mark.contract
 DECODERS = [family for family in FAMILIES if family != "bert"]
+
+
+def prepared(model, one, others):
+    texts = tuple(Text("word1 word2 " * n + "word3", "calm") for n in (1, 4, 2, 7))
+    return Trial.prepare(model, Behaviour("x", "a", {"a": (one,), "b": others}, texts))
 
 
 @pytest.fixture(scope="module", params=["organism", *DECODERS])
@@ -23,11 +28,9 @@ def trial(request, organism, tiny_folder):
     if request.param == "organism":
         return Trial.prepare(organism, emolens.organism_behaviour(per_emotion=3))
     model = emolens.load(tiny_folder(request.param))
-    texts = tuple(Text("word1 word2 " * n + "word3", "calm") for n in (1, 4, 2, 7))
-    choice = Behaviour("x", "a", {"a": ("word5",), "b": ("word7", "word8")}, texts)
     if request.param == "qwen2":
-        choice = replace(choice, classes={"a": ("5",), "b": ("7", "8")})
-    return Trial.prepare(model, choice)
+        return prepared(model, "5", ("7", "8"))
+    return prepared(model, "word5", ("word7", "word8"))
 
 
 def changes(trial):
@@ -83,3 +86,49 @@ def test_afterwards_the_model_is_as_it_was(trial):
         break
     list(run_changed(trial, changes(trial)))
     assert torch.equal(trial.run().logit_difference, before)
+
+
+def test_a_first_token_beyond_the_decision_is_refused(trial):
+    for since in (trial.final + 1, trial.final - 1000, trial.final[:-1]):
+        with pytest.raises(SelectionError, match="is not one token up to the decision of each of"):
+            list(run_changed(trial, changes(trial), since=since))
+
+
+def test_an_intervention_may_work_in_place(trial):
+    step = torch.randn(trial.model.d_model)
+    made = [(1, lambda residual: residual.add_(step))] * 3 + [(1, Steer(step))]
+    *found, expected = run_changed(trial, made)
+    for decision in found:
+        assert_close(decision.logit_difference, expected.logit_difference, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_of_single_prompts_is_refused_from_a_later_token_on(trial):
+    """Rows run in groups there, so that it would meet others than its own."""
+    step = torch.randn(len(trial.tokens), 1, trial.model.d_model)
+    with pytest.raises((SelectionError, RuntimeError), match=r"not give back the|must match the"):
+        list(run_changed(trial, [(1, lambda residual: residual + step)], since=trial.final))
+
+
+@pytest.fixture
+def bloom(tmp_path):
+    """A network whose blocks give tuples."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=64, hidden_size=16, n_layer=3, n_head=2)
+    torch.manual_seed(0)
+    model = BloomForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    return prepared(emolens.load(tmp_path), "word5", ("word7", "word8"))
+
+
+def test_where_blocks_give_more_than_the_stream_each_change_runs_alone(bloom):
+    made = changes(bloom)
+    for (layer, change), shared in zip(made, run_changed(bloom, made), strict=True):
+        with emolens.hooked(bloom.model, {Site(layer): change}):
+            assert torch.equal(shared.logit_difference, bloom.run().logit_difference)
+    with pytest.raises(ModelError, match="hand more to each other than the stream"):
+        list(run_changed(bloom, made, since=bloom.final))

@@ -90,7 +90,7 @@ def ablate_layers(
         Columns layer, direction, kind, the columns of a dose-response from half to n,
         unablated (P without ablation on the same half), target, excess_removed: the share of
         (unablated - target) that went; 1 is all of it, negative is the wrong way, NaN where the
-        excess is less than 0.01, so that there is nothing to remove.
+        excess is within 0.01 of none, so that there is nothing to remove.
     """
     chosen = tuple(layers if layers is not None else vectors.layers)
     whole = pd.DataFrame(half_rows(trial, trial.run()), columns=HALF_COLUMNS).set_index("half").p

@@ -127,7 +127,7 @@ class HookedModel:
         Raises:
             CorpusError: if there are no texts.
         """
-        if not texts:
+        if len(texts) == 0:
             raise CorpusError("no texts to read: give at least one")
         strings = [t.text if isinstance(t, Text) else t for t in texts]
         rows = self.tokenizer(strings, return_offsets_mapping=True)
@@ -170,9 +170,14 @@ class HookedModel:
         """Keys and values of texts of one length, for `logits_at` of what follows them.
 
         Raises:
-            ModelError: for a `HookedTransformer`, which does not run on Hugging Face's cache.
+            ModelError: for a `HookedTransformer`, which does not run on Hugging Face's cache, and
+                for an architecture that keeps other things than keys and values.
         """
-        from transformers import DynamicCache
+        from transformers.cache_utils import (
+            DynamicCache,
+            DynamicLayer,
+            DynamicSlidingWindowLayer,
+        )
 
         if self.model_type is None:
             raise ModelError(
@@ -180,7 +185,14 @@ class HookedModel:
                 "Hugging Face's: open it as a TransformerBridge"
             )
         kept = DynamicCache(config=self.host.original_model.config)
-        self._run(ids, torch.ones_like(ids, dtype=torch.bool), kept)
+        others = {type(held) for held in kept.layers} - {DynamicLayer, DynamicSlidingWindowLayer}
+        if others:
+            raise ModelError(
+                f"{self.name!r} keeps more than keys and values ({others.pop().__name__}): run it "
+                "from the first token"
+            )
+        first = torch.zeros(len(ids), dtype=torch.long)  # no logits are needed; these are few
+        self.logits_at(ids, torch.ones_like(ids, dtype=torch.bool), first, past=kept)
         return kept
 
     def logits_at(
@@ -201,11 +213,10 @@ class HookedModel:
             place: of the token among `ids`.
             past: keys and values of what comes before, from `past`; those of `ids` are added.
         """
-        rows = torch.arange(len(ids), device=self.device)
-        place = place.to(self.device)
+        at = torch.arange(len(ids)), place.cpu()  # the stream may be on another device than ids
 
         def pick(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0][rows, place][:, None], *args[1:])
+            return (args[0][at][:, None], *args[1:])
 
         handle = self.host.unembed.register_forward_pre_hook(pick)
         try:

@@ -165,4 +165,5 @@ def _accuracy(
     right = np.zeros(len(labels))
     for train, test in splits:
         right[test] = predict(x[train], labels[train], x[test]) == labels[test]
-    return *clustered_interval(right.tolist(), groups), 1 / len(set(labels))
+    _, low, high = clustered_interval(right.tolist(), groups)
+    return float(right.mean()), low, high, 1 / len(set(labels))

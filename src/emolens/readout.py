@@ -283,14 +283,15 @@ def logit_lens(
         ModelError: for an encoder, or vectors of another model.
     """
     model.check_origin(vectors.provenance, "this set of vectors")
+    # a layer at a time: all logits of a large vocabulary are gigabytes
+    best = {layer: model.unembed(vectors.at(layer)).topk(top, dim=-1) for layer in vectors.layers}
     rows = []
-    for layer in vectors.layers:  # one at a time: all logits of a large vocabulary are gigabytes
-        best = model.unembed(vectors.at(layer)).topk(top, dim=-1)
-        for i, emotion in enumerate(vectors.emotions):
-            words = set((own or {}).get(emotion, (emotion,)))
+    for i, emotion in enumerate(vectors.emotions):
+        words = set((own or {}).get(emotion, (emotion,)))
+        for layer in vectors.layers:
             for rank in range(top):
-                token = model.tokenizer.decode([int(best.indices[i, rank])])
-                value = float(best.values[i, rank])
+                token = model.tokenizer.decode([int(best[layer].indices[i, rank])])
+                value = float(best[layer].values[i, rank])
                 mine = token.strip().lower() in words
                 rows.append((emotion, layer, rank + 1, token, value, mine))
     return pd.DataFrame(rows, columns=["emotion", "layer", "rank", "token", "logit", "own"])

@@ -13,10 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.decisions import Decision, Trial
-from emolens.hooks import reading
+from emolens.errors import ModelError, SelectionError
+from emolens.hooks import hooked, reading
 from emolens.interventions import Intervention, Residual
 from emolens.model import HookedModel
 from emolens.recording import usual_batch
+from emolens.sites import Site
 
 Change = tuple[int, Intervention]  # what is done to the residual stream after which block
 
@@ -34,19 +36,26 @@ def run_changed(
     A change after a block leaves that block and those below it as they were, and tokens before the
     first that it changes as they were everywhere: their work is done once, their keys and values
     are kept. Changes after one block run together. The numbers are those of `hooked` around
-    `trial.run()`, but for rounding (1e-5). Hooks in force apply, to several copies of the prompts.
+    `trial.run()`, but for rounding (in float32 1e-5 of a probability, 1e-4 of a logit). Hooks that
+    are in force while it is iterated apply, to several copies of the prompts.
+
+    Where blocks hand more to each other than the stream, each change has a run of its own.
 
     Args:
         trial: prompts and model.
         changes: 0-based block and intervention; those after one block should stand together.
-        since: the first token of each prompt that is changed, at most `trial.final`; an
-            intervention is then called with the stream from there to the decision. By default all
-            tokens are changed, padding too.
-        batch_tokens: most tokens of a batch, those with kept keys and values included; by default
-            as in `record`.
+        since: the first token of each prompt that is changed, at most `trial.final`. An
+            intervention is then called with the stream from there to the decision, of prompts of
+            one length at a time: it must not be of single prompts, as a `Patch` is. By default all
+            tokens of all prompts are changed, padding too.
+        batch_tokens: most tokens of a batch, those with kept keys and values included, but for the
+            runs without any change; by default as in `record`.
 
     Raises:
-        SelectionError: for a layer that the model lacks.
+        ModelError: with `since`, for a `HookedTransformer` or an architecture that keeps other
+            things than keys and values.
+        SelectionError: for a layer that the model lacks, a first token beyond the decision, or an
+            intervention that does not fit the prompts.
 
     >>> import emolens, torch
     >>> from emolens.decisions import Trial
@@ -56,11 +65,14 @@ def run_changed(
     >>> [torch.allclose(d.p, trial.run().p, atol=1e-5) for d in run_changed(trial, steps)]
     [True, True]
     """
-    layers = tuple(dict.fromkeys(layer for layer, _ in changes))
+    layers = trial.model.check_layers(tuple(dict.fromkeys(layer for layer, _ in changes)))
+    if not _hands_on_the_stream_alone(trial):
+        yield from _each_alone(trial, changes, since)
+        return
     parts = [_whole(trial, layers)] if since is None else _parts(trial, since, layers)
     order = torch.cat([part.rows for part in parts]).argsort()
     room = batch_tokens or usual_batch(trial.model)
-    together = max(1, room // sum(part.mask.numel() for part in parts))
+    together = max(1, room // max(part.mask.numel() for part in parts))
     for layer, of_layer in groupby(changes, key=itemgetter(0)):
         while some := [change for _, change in islice(of_layer, together)]:
             logits = torch.cat([part.run(trial.model, layer, some) for part in parts], 1)
@@ -92,7 +104,14 @@ class _Part:
     ) -> Float[Tensor, "change row vocab"]:
         """Logits at the decisions under each of several changes after one block."""
         count = len(changes)
-        stream = torch.stack([change(self.streams[layer]) for change in changes], 1).flatten(0, 1)
+        own = self.streams[layer]
+        streams = [change(own.clone()) for change in changes]  # one may work in place
+        if any(changed.shape != own.shape for changed in streams):
+            raise SelectionError(
+                f"an intervention after block {layer} does not give back the {tuple(own.shape)} "
+                "that it is called with: one of single prompts needs all tokens (no `since`)"
+            )
+        stream = torch.stack(streams, 1).flatten(0, 1)
         ids, mask, place = (
             each.repeat_interleave(count, 0) for each in (self.ids, self.mask, self.place)
         )
@@ -100,6 +119,34 @@ class _Part:
         with beginning_after(model, layer, stream):
             logits = model.logits_at(ids, mask, place, past=past)
         return logits.float().cpu().unflatten(0, (-1, count)).transpose(0, 1)
+
+
+def _hands_on_the_stream_alone(trial: Trial) -> bool:
+    """Whether a block gives one tensor and reads nothing else that blocks below have made."""
+    model, given = trial.model, []
+    inner = getattr(model.host, "original_model", None)
+    if inner is not None and getattr(inner.config.get_text_config(), "num_kv_shared_layers", False):
+        return False
+    handle = model.host.blocks[0].register_forward_hook(lambda _m, _args, out: given.append(out))
+    try:
+        model.forward(trial.tokens.ids[:1, :1], trial.tokens.mask[:1, :1])
+    finally:
+        handle.remove()
+    return isinstance(given[0], Tensor)
+
+
+def _each_alone(
+    trial: Trial, changes: Sequence[Change], since: Int[Tensor, " text"] | None
+) -> Iterator[Decision]:
+    if since is not None:
+        raise ModelError(
+            f"blocks of {trial.model.name!r} hand more to each other than the stream: run it from "
+            "the first token"
+        )
+    for layer, change in changes:
+        with hooked(trial.model, {Site(layer): change}):
+            decision = trial.run()
+        yield decision
 
 
 def _whole(trial: Trial, layers: tuple[int, ...]) -> _Part:
@@ -112,6 +159,11 @@ def _whole(trial: Trial, layers: tuple[int, ...]) -> _Part:
 
 def _parts(trial: Trial, since: Int[Tensor, " text"], layers: tuple[int, ...]) -> list[_Part]:
     """The prompts by their lengths before and after the first changed token: without padding."""
+    if len(since) != len(trial.tokens) or bool(((since < 0) | (since > trial.final)).any()):
+        raise SelectionError(
+            f"since {since.tolist()} is not one token up to the decision of each of "
+            f"{len(trial.tokens)} prompts: decisions are at {trial.final.tolist()}"
+        )
     model, found = trial.model, []
     cuts = torch.stack([since, trial.final], 1)
     for start, final in cuts.unique(dim=0).tolist():

@@ -149,7 +149,8 @@ def against_random(dose: pd.DataFrame) -> pd.DataFrame:
     Each step of a `dose_response` in fractions of the residual norm is held against the random ones
     of its layer, strength and half by its rank among their mean logit differences. So p is exact if
     the step is but another random one, whatever a step of that length does by itself. It cannot be
-    smaller than 2 / (random steps + 1): take 1,000 or more (`pushes(random_count=1000)`).
+    smaller than 2 / (random steps + 1): 1,000 of them show p, and for a single row to reach a small
+    q it takes as many as 2 x rows / q.
 
     Args:
         dose: from `dose_response`, with random steps. Natural units are left out: their random
@@ -161,26 +162,32 @@ def against_random(dose: pd.DataFrame) -> pd.DataFrame:
         (Benjamini and Hochberg over all rows of a half: layers, directions and strengths).
 
     Raises:
-        SelectionError: if a step has no random ones beside it.
+        SelectionError: if a step has no random ones beside it, or a logit difference is not finite.
     """
     rows = []
-    for half, table in dose[dose.unit == "norm"].groupby("half", sort=False):
+    told = dose[dose.unit == "norm"]
+    if told.empty or not np.isfinite(told.logit_difference).all():
+        raise SelectionError(
+            "a dose-response in fractions of the residual norm with finite logit differences is "
+            f"needed: {len(told)} rows of {len(dose)} are, {told.logit_difference.isna().sum()} NaN"
+        )
+    for _, table in told.groupby("half", sort=False):
         of_half = []
         for (layer, strength), cell in table.groupby(["layer", "strength"], sort=False):
-            told = cell[cell.kind != "random"].copy()
+            ours = cell[cell.kind != "random"].copy()
             null = np.sort(cell[cell.kind == "random"].logit_difference.to_numpy())
             if not len(null):
                 raise SelectionError(
                     f"no random steps of strength {strength} at layer {layer}: make the steps with "
                     "pushes(random_count=1000)"
                 )
-            below = np.searchsorted(null, told.logit_difference, "right")
-            above = len(null) - np.searchsorted(null, told.logit_difference, "left")
-            told["null_low"], told["null_high"] = np.quantile(null, [0.025, 0.975])
-            told["random"] = len(null)
+            below = np.searchsorted(null, ours.logit_difference, "right")
+            above = len(null) - np.searchsorted(null, ours.logit_difference, "left")
+            ours["null_low"], ours["null_high"] = np.quantile(null, [0.025, 0.975])
+            ours["random"] = len(null)
             tail = (1 + np.minimum(below, above)) / (len(null) + 1)
-            told["p_value"] = np.minimum(1.0, 2 * tail)
-            of_half.append(told)
+            ours["p_value"] = np.minimum(1.0, 2 * tail)
+            of_half.append(ours)
         found = pd.concat(of_half)
-        rows.append(found.assign(q_value=false_discovery_control(found.p_value), half=half))
+        rows.append(found.assign(q_value=false_discovery_control(found.p_value)))
     return pd.concat(rows, ignore_index=True)

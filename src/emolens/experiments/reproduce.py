@@ -229,8 +229,8 @@ def _trials(model: HookedModel, inputs: Inputs, vectors: EmotionVectors | None) 
         return {}
     _check_emotions(inputs, vectors)
     trials = {e: Trial.prepare(model, behaviour.after(e)) for e in (up, NEUTRAL, down)}
-    for emotion, trial in trials.items():
-        if len(set(trial.groups)) < 2:
+    for emotion in (up, NEUTRAL):
+        if len(set(trials[emotion].groups)) < 2:
             raise SelectionError(
                 f"the prompts of {behaviour.name!r} after {emotion} situations are all of one "
                 "group, and a layer is chosen on some groups and told on others: give two or more"
