@@ -3,7 +3,8 @@
 python benchmarks/sweep.py [--json] [--pairs 3] [--naive 4] [--ours 40]
 
 The grid is 171 vectors x 12 layers x 5 strengths x 8 prompts of 128 tokens on a Llama of 30M random
-weights. Both sides read the logits at the decision alone and run as many rows together. Neither is
+weights. Both sides read the logits at the decision alone, keep no cache that is not read, and run as
+many rows together. Neither is
 run over the whole grid, which would take a day: `--naive` and `--ours` say how many steps a layer
 are timed, and `hours` is what the whole grid would take at that rate. Ours includes the run of the
 prompts themselves, which all steps share.
