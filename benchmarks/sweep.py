@@ -3,11 +3,10 @@
 python benchmarks/sweep.py [--json] [--pairs 3] [--naive 4] [--ours 40]
 
 The grid is 171 vectors x 12 layers x 5 strengths x 8 prompts of 128 tokens on a Llama of 30M random
-weights. Both sides read the logits at the decision alone, keep no cache that is not read, and run as
-many rows together. Neither is
-run over the whole grid, which would take a day: `--naive` and `--ours` say how many steps a layer
-are timed, and `hours` is what the whole grid would take at that rate. Ours includes the run of the
-prompts themselves, which all steps share.
+weights. Both sides read the logits at the decision alone, keep no cache that is not read, and run
+as many rows together. Neither is run over the whole grid, which would take a day: `--naive` and
+`--ours` say how many steps a layer are timed, and `hours` is what the whole grid would take at that
+rate. Ours includes the run of the prompts themselves, which all steps share.
 
 max_abs_difference      of logit differences, ours and those of plain hooks, float32
 speedup_all_positions   seconds a step of `run_with_hooks` over ours, steps at all tokens
