@@ -66,10 +66,14 @@ def run_changed(
     [True, True]
     """
     layers = trial.model.check_layers(tuple(dict.fromkeys(layer for layer, _ in changes)))
-    if not _hands_on_the_stream_alone(trial):
+    if _shares_keys(trial.model):
         yield from _each_alone(trial, changes, since)
         return
-    parts = [_whole(trial, layers)] if since is None else _parts(trial, since, layers)
+    with _outputs(trial.model) as given:
+        parts = [_whole(trial, layers)] if since is None else _parts(trial, since, layers)
+    if not all(isinstance(output, Tensor) for output in given):
+        yield from _each_alone(trial, changes, since)
+        return
     order = torch.cat([part.rows for part in parts]).argsort()
     room = batch_tokens or usual_batch(trial.model)
     together = max(1, room // max(part.mask.numel() for part in parts))
@@ -121,18 +125,22 @@ class _Part:
         return logits.float().cpu().unflatten(0, (-1, count)).transpose(0, 1)
 
 
-def _hands_on_the_stream_alone(trial: Trial) -> bool:
-    """Whether a block gives one tensor and reads nothing else that blocks below have made."""
-    model, given = trial.model, []
-    inner = getattr(model.host, "original_model", None)
-    if inner is not None and getattr(inner.config.get_text_config(), "num_kv_shared_layers", False):
-        return False
+@contextmanager
+def _outputs(model: HookedModel) -> Iterator[list[Any]]:
+    """What the first block gives in the runs inside: its stream, or a tuple with more."""
+    given: list[Any] = []
     handle = model.host.blocks[0].register_forward_hook(lambda _m, _args, out: given.append(out))
     try:
-        model.forward(trial.tokens.ids[:1, :1], trial.tokens.mask[:1, :1])
+        yield given
     finally:
         handle.remove()
-    return isinstance(given[0], Tensor)
+
+
+def _shares_keys(model: HookedModel) -> bool:
+    """Whether blocks read keys and values that blocks below have made, as in Gemma 4."""
+    inner = getattr(model.host, "original_model", None)
+    config = None if inner is None else inner.config.get_text_config()
+    return bool(getattr(config, "num_kv_shared_layers", False))
 
 
 def _each_alone(

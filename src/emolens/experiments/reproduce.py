@@ -315,12 +315,12 @@ def _vectors(done: Reproduction) -> EmotionVectors:
 def _caused(done: Reproduction, trials: Mapping[str, Trial], seed: int) -> None:
     """Steering, ablation and attribution on the behaviour; or the reason why not."""
     parts = ("behaviour", "steering", "ablation", "attribution")
-    try:
-        done.model.require_logits("the behavioural half")
-        reason = done.inputs.no_behaviour
-    except ModelError as error:
-        reason = str(error)
     if not trials:
+        try:
+            done.model.require_logits("the behavioural half")
+            reason = done.inputs.no_behaviour
+        except ModelError as error:
+            reason = str(error)
         done.not_applicable |= dict.fromkeys(parts, reason)
         _shown_geometry(done, _probe_layer(done), seed)
         return

@@ -93,7 +93,7 @@ def finetune(
 def _placed(model: LlamaForCausalLM, device: str) -> LlamaForCausalLM:
     """The model there; torch says by an AssertionError that it was built without CUDA."""
     try:
-        torch.nn.Module.to(model, device)
+        torch.nn.Module.to(model, device)  # Hugging Face's wrapper of it takes no string, typed
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"cannot train on {device!r} ({first_line(error)})") from None
     return model
