@@ -14,6 +14,9 @@ speedup_last_position   the same, steps at the decision's token alone
 estimate_correlation    on the organism, over all emotions and layers: the change of the logit
                         difference that the gradient foretells for a step of 0.05 residual norms,
                         and the change; beside it for 0.2, and for one natural unit of *desperate*
+ray_equal               whether Ray's workers give the table of one process: the same cells, values
+                        within 1e-6; beside it cells a second with one and two workers, from the
+                        first task that comes back to the last (starting Ray apart)
 
 A speedup is the median over pairs of runs, one of each side right after the other.
 """
@@ -24,6 +27,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -45,6 +49,9 @@ from emolens.provenance import versions
 from emolens.sharing import Change, run_changed
 from emolens.sites import Site
 from emolens.steering import natural_units
+from emolens.sweep.engines import Found, Worker
+from emolens.sweep.grid import Task
+from emolens.sweep.table import NUMBERS
 
 LAYERS, PROMPTS, TOKENS = 12, 8, 128
 GRID = 171 * 5 * LAYERS  # vectors, strengths, layers
@@ -154,6 +161,30 @@ def estimate() -> dict[str, float]:
     return {k: round(float(t.gradient.corr(t.exact)), 4) for k, t in tables.items()}
 
 
+def by_ray() -> dict[str, object]:
+    """A sweep of the organism by this process, and by one and two of Ray's workers."""
+    grid = emolens.Sweep(at=("decision",), strengths=(0.2, 0.5), random=200)
+    plan = emolens.Plan.of(grid)
+    told: dict[str, object] = {"value": True}
+    with tempfile.TemporaryDirectory() as folder:
+        own = plan.run(Path(folder) / "own").table
+        for workers in (1, 2):
+            came: list[tuple[float, int]] = []
+
+            def timed(worker: Worker, todo: Sequence[Task], many: int = workers) -> Iterator[Found]:
+                for task, found in emolens.on_ray(many)(worker, todo):
+                    came.append((time.perf_counter(), len(task.cells)))  # noqa: B023
+                    yield task, found
+
+            table = plan.run(Path(folder) / str(workers), engine=timed).table
+            gap = (table[list(NUMBERS)] - own[list(NUMBERS)]).abs().to_numpy().max()
+            told["value"] = bool(told["value"] and gap <= 1e-6 and table.cell.equals(own.cell))
+            told[f"max_abs_difference_{workers}"] = float(gap)
+            cells, seconds = sum(n for _, n in came[1:]), came[-1][0] - came[0][0]
+            told[f"cells_a_second_{workers}"] = round(cells / seconds, 1)
+    return told
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -175,6 +206,7 @@ def main() -> None:
         "speedup_all_positions": {"value": everywhere.pop("speedup"), "bar": 1.8, **everywhere},
         "speedup_last_position": {"value": at_last.pop("speedup"), "bar": 25, **at_last},
         "estimate_correlation": {"value": told.pop("norm_0.05"), "bar": 0.95, **told},
+        "ray_equal": by_ray(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }

@@ -101,6 +101,9 @@ if TYPE_CHECKING:
         open_store as open_store,
         store_tokens as store_tokens,
     )
+    from emolens.sweep.config import Sweep as Sweep, load_sweep as load_sweep
+    from emolens.sweep.engines import on_ray as on_ray, processes as processes
+    from emolens.sweep.plan import Plan as Plan
     from emolens.text import Dialogues as Dialogues, Span as Span, Text as Text
     from emolens.vectors import (
         EmotionVectors as EmotionVectors,
@@ -123,9 +126,11 @@ _ROOMS = {
     "HookedModel": "model",
     "Pairs": "patching",
     "Patch": "interventions",
+    "Plan": "sweep.plan",
     "Site": "sites",
     "Span": "text",
     "Steer": "interventions",
+    "Sweep": "sweep.config",
     "Text": "text",
     "TokenStore": "store",
     "Trial": "decisions",
@@ -154,9 +159,11 @@ _ROOMS = {
     "load_gguf": "exchange",
     "load_norms": "norms",
     "load_vectors": "vectors",
+    "load_sweep": "sweep.config",
     "logistic_vectors": "probes",
     "logit_lens": "readout",
     "natural_units": "steering",
+    "on_ray": "sweep.engines",
     "open_store": "store",
     "organism_behaviour": "organism",
     "organism_corpus": "organism",
@@ -170,6 +177,7 @@ _ROOMS = {
     "other_speaker": "kinds",
     "paired_vectors": "vectors",
     "planted_norms": "organism",
+    "processes": "sweep.engines",
     "present_speaker": "kinds",
     "probe_layers": "probes",
     "pull_vectors": "exchange",

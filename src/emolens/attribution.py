@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.decisions import Trial
@@ -18,11 +18,13 @@ from emolens.vectors import EmotionVectors
 STRENGTH = 0.05
 
 
-def gradients(trial: Trial, layers: Sequence[int]) -> Float[Tensor, "text layer d_model"]:
+def gradients(
+    trial: Trial, layers: Sequence[int], *, since: Int[Tensor, " text"] | None = None
+) -> Float[Tensor, "text layer d_model"]:
     """Gradient of each text's logit difference with respect to one vector added at all positions.
 
     In logits per residual unit. One forward and one backward pass serve all layers; the model's
-    parameters get no gradient.
+    parameters get no gradient. With `since` the vector is added from that token on.
     """
     shape = (len(trial.tokens), 1, trial.model.d_model)
     dtype = next(trial.model.host.parameters()).dtype
@@ -31,8 +33,11 @@ def gradients(trial: Trial, layers: Sequence[int]) -> Float[Tensor, "text layer 
         for _ in layers
     ]
 
+    start = torch.zeros(len(trial.tokens)) if since is None else since
+    place = torch.arange(trial.tokens.ids.shape[1]) >= start[:, None]
+
     def add(delta: Tensor) -> Intervention:
-        return lambda residual: residual + delta.to(residual)
+        return lambda residual: residual + place.to(residual)[..., None] * delta.to(residual)
 
     sites = {Site(layer): add(delta) for layer, delta in zip(layers, added, strict=True)}
     with torch.enable_grad(), hooked(trial.model, sites):

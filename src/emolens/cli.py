@@ -3,8 +3,9 @@
 import json
 import os
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -212,6 +213,60 @@ def geometry(
     typer.echo(done.to_json() if as_json else repr(done))
     if out is not None and not as_json:
         typer.echo(f"tables and picture: {out}")
+
+
+@app.command()
+def sweep(
+    config: Annotated[
+        Path, typer.Argument(help="YAML of the sweep's fields; see emolens.Sweep for them.")
+    ],
+    engine: Annotated[
+        Literal["local", "processes", "ray"],
+        typer.Option(help="This process, one process for each of --devices, or Ray's workers."),
+    ] = "local",
+    devices: Annotated[
+        str, typer.Option(help="Of engine processes, for example cuda:0,cuda:1.")
+    ] = "cpu,cpu",
+    workers: Annotated[int, typer.Option(help="Of engine ray.", min=1)] = 2,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster (default: Ray on this machine).")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what would be computed and stop.")
+    ] = False,
+    out: Out = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take every step of a grid (emotions and random ones, layers, strengths) and read a behaviour.
+
+    In: YAML. Out: the store of all cells (a run that was stopped goes on with the same --out),
+    report.html, summary.json, tables/*.csv and *.parquet.
+    """
+    from emolens.experiments.reproduce import output_folder, prepare_folder
+    from emolens.experiments.sweep import save
+    from emolens.sweep.config import load_sweep
+    from emolens.sweep.engines import local, on_ray, processes
+    from emolens.sweep.plan import Plan
+
+    asked = load_sweep(config)
+    plan = Plan.of(replace(asked, device=device or asked.device))
+    name = output_folder("sweep-" + plan.trial.model.name, plan.trial.model.fingerprint)
+    folder = prepare_folder(out or name)
+    if explain:
+        cost = plan.explain(folder)
+        typer.echo(json.dumps(asdict(cost)) if as_json else str(cost))
+        return
+    engines = {
+        "local": local,
+        "processes": processes(devices.split(",")),
+        "ray": on_ray(workers, address),
+    }
+    done = plan.run(folder, engine=engines[engine])
+    save(done, folder)
+    typer.echo(json.dumps(done.summary) if as_json else repr(done))
+    if not as_json:
+        typer.echo(f"report: {folder / 'report.html'}")
 
 
 @organism_app.command()

@@ -400,6 +400,33 @@ def patch_map(patched: pd.DataFrame) -> alt.TopLevelMixin:
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 
+def sweep_map(effects: pd.DataFrame) -> alt.TopLevelMixin:
+    """Change of the logit difference by emotion and layer; crossed out: no more than random steps.
+
+    Args:
+        effects: of one half, strength and place; columns direction, layer, change, estimate,
+            random_low, random_high, p_value, q_value. Crossed out where q_value is .05 or more.
+    """
+    numbers = ("change", "estimate", "random_low", "random_high", "p_value", "q_value")
+    order = effects.groupby("direction").change.mean().sort_values(ascending=False).index.tolist()
+    reach = float(effects.change.abs().max())
+    scale = alt.Scale(scheme="redblue", domain=[-reach, reach], reverse=True)
+    base = alt.Chart().encode(
+        alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+        alt.Y("direction:N", sort=order, title=""),
+        tooltip=_tip(("direction", "layer"), numbers),
+    )
+    cells = base.mark_rect().encode(
+        alt.Color("change:Q", title="change of logit difference", scale=scale)
+    )
+    crossed = base.mark_text(text="\u00d7", color=DARK, opacity=0.6).transform_filter(
+        "datum.q_value >= 0.05"
+    )
+    data = _rows(effects, ("direction", "layer", *numbers))
+    drawn = alt.layer(cells, crossed, data=data)
+    return _finish(drawn.properties(width=WIDTH, height=max(HEIGHT, 16 * len(order))))
+
+
 def attribution_scatter(attribution: pd.DataFrame) -> alt.TopLevelMixin:
     """The gradient's prediction against the measured change, in logits; the line is identity.
 

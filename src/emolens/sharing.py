@@ -23,7 +23,6 @@ from emolens.sites import Site
 Change = tuple[int, Intervention]  # what is done to the residual stream after which block
 
 
-@torch.inference_mode()
 def run_changed(
     trial: Trial,
     changes: Sequence[Change],
@@ -37,7 +36,7 @@ def run_changed(
     first that it changes as they were everywhere: their work is done once, their keys and values
     are kept. Changes after one block run together. The numbers are those of `hooked` around
     `trial.run()`, but for rounding (in float32 1e-5 of a probability, 1e-4 of a logit). Hooks that
-    are in force while it is iterated apply, to several copies of the prompts.
+    are in force apply, to several copies of the prompts: keep them until all of it is read.
 
     Where blocks hand more to each other than the stream, each change has a run of its own.
 
@@ -65,22 +64,8 @@ def run_changed(
     >>> [torch.allclose(d.p, trial.run().p, atol=1e-5) for d in run_changed(trial, steps)]
     [True, True]
     """
-    layers = trial.model.check_layers(tuple(dict.fromkeys(layer for layer, _ in changes)))
-    if _shares_keys(trial.model):
-        yield from _each_alone(trial, changes, since)
-        return
-    with _outputs(trial.model) as given:
-        parts = [_whole(trial, layers)] if since is None else _parts(trial, since, layers)
-    if not all(isinstance(output, Tensor) for output in given):
-        yield from _each_alone(trial, changes, since)
-        return
-    order = torch.cat([part.rows for part in parts]).argsort()
-    room = batch_tokens or usual_batch(trial.model)
-    together = max(1, room // max(part.mask.numel() for part in parts))
-    for layer, of_layer in groupby(changes, key=itemgetter(0)):
-        while some := [change for _, change in islice(of_layer, together)]:
-            logits = torch.cat([part.run(trial.model, layer, some) for part in parts], 1)
-            yield from map(trial.decide, logits[:, order])
+    layers = tuple(dict.fromkeys(layer for layer, _ in changes))
+    return Shared.prepare(trial, layers, since).run(changes, batch_tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +110,69 @@ class _Part:
         return logits.float().cpu().unflatten(0, (-1, count)).transpose(0, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """A trial with all that changes after some layers share done, for as many as come.
+
+    Attributes:
+        trial: prompts and model.
+        since: the first token of each prompt that is changed; None for all tokens.
+        parts: prompts that run together; None where each change needs a run of its own.
+    """
+
+    trial: Trial
+    since: Int[Tensor, " text"] | None
+    parts: tuple[_Part, ...] | None
+
+    @classmethod
+    @torch.inference_mode()
+    def prepare(
+        cls, trial: Trial, layers: Sequence[int], since: Int[Tensor, " text"] | None = None
+    ) -> "Shared":
+        """Run the prompts unchanged, and keep the stream after those layers.
+
+        Raises:
+            ModelError: as `run_changed`.
+            SelectionError: as `run_changed`.
+        """
+        chosen = trial.model.check_layers(tuple(layers))
+        if not _shares_keys(trial.model):
+            with _outputs(trial.model) as given:
+                parts = [_whole(trial, chosen)] if since is None else _parts(trial, since, chosen)
+            if all(isinstance(output, Tensor) for output in given):
+                return cls(trial, since, tuple(parts))
+        if since is not None:
+            raise ModelError(
+                f"blocks of {trial.model.name!r} hand more to each other than the stream: run it "
+                "from the first token"
+            )
+        return cls(trial, since, None)
+
+    def together(self, batch_tokens: int | None = None) -> int:
+        """How many changes run in one batch."""
+        if self.parts is None:
+            return 1
+        room = batch_tokens or usual_batch(self.trial.model)
+        return max(1, room // max(part.mask.numel() for part in self.parts))
+
+    @torch.inference_mode()
+    def run(self, changes: Sequence[Change], batch_tokens: int | None = None) -> Iterator[Decision]:
+        """The decisions under each change alone; as `run_changed`."""
+        trial = self.trial
+        if self.parts is None:
+            for layer, change in changes:
+                with hooked(trial.model, {Site(layer): change}):
+                    decision = trial.run()
+                yield decision
+            return
+        order = torch.cat([part.rows for part in self.parts]).argsort()
+        together = self.together(batch_tokens)
+        for layer, of_layer in groupby(changes, key=itemgetter(0)):
+            while some := [change for _, change in islice(of_layer, together)]:
+                logits = torch.cat([part.run(trial.model, layer, some) for part in self.parts], 1)
+                yield from map(trial.decide, logits[:, order])
+
+
 @contextmanager
 def _outputs(model: HookedModel) -> Iterator[list[Any]]:
     """What the first block gives in the runs inside: its stream, or a tuple with more."""
@@ -141,20 +189,6 @@ def _shares_keys(model: HookedModel) -> bool:
     inner = getattr(model.host, "original_model", None)
     config = None if inner is None else inner.config.get_text_config()
     return bool(getattr(config, "num_kv_shared_layers", False))
-
-
-def _each_alone(
-    trial: Trial, changes: Sequence[Change], since: Int[Tensor, " text"] | None
-) -> Iterator[Decision]:
-    if since is not None:
-        raise ModelError(
-            f"blocks of {trial.model.name!r} hand more to each other than the stream: run it from "
-            "the first token"
-        )
-    for layer, change in changes:
-        with hooked(trial.model, {Site(layer): change}):
-            decision = trial.run()
-        yield decision
 
 
 def _whole(trial: Trial, layers: tuple[int, ...]) -> _Part:

@@ -1,0 +1,187 @@
+"""A sweep made ready: what it will compute, what that costs, and the run itself."""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolens.attribution import gradients
+from emolens.decisions import Trial
+from emolens.errors import SelectionError
+from emolens.model import HookedModel, load
+from emolens.organism import CHECKPOINTS, organism_corpus
+from emolens.progress import progress_bar
+from emolens.provenance import Provenance
+from emolens.recording import record
+from emolens.sweep.config import Sweep
+from emolens.sweep.engines import Engine, Worker, behaviour, local
+from emolens.sweep.grid import Cell, Task, cells, tasks
+from emolens.sweep.results import Swept
+from emolens.sweep.table import Table
+from emolens.vectors import EmotionVectors, fit_vectors, load_vectors
+
+BATCHES = 8  # of a task: what a killed run loses at most, and what one message to a worker carries
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is left of a sweep, in work and time.
+
+    Attributes:
+        cells: of the whole sweep.
+        stored: how many of them are in the folder.
+        prompts: that each cell is read on.
+        naive: blocks x tokens of the cells that are left if each ran every prompt through every
+            block.
+        shared: blocks x tokens that will be run.
+        seconds: for them, at the rate of one batch at the middle layer, in this process.
+    """
+
+    cells: int
+    stored: int
+    prompts: int
+    naive: int
+    shared: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """In words."""
+        times = f"{self.naive / self.shared:.1f} times less" if self.shared else "nothing"
+        return (
+            f"{self.cells:,} cells of {self.prompts} prompts, {self.stored:,} of them stored; "
+            f"the others one by one: {self.naive:,} tokens through a block, here "
+            f"{self.shared:,} ({times}), about {_span(self.seconds)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A sweep with its model, prompts and vectors at hand."""
+
+    sweep: Sweep
+    trial: Trial
+    vectors: EmotionVectors
+    cells: tuple[Cell, ...]
+
+    @classmethod
+    def of(cls, sweep: Sweep, *, model: HookedModel | None = None) -> "Plan":
+        """Open the model, tokenise the prompts, read or fit the vectors.
+
+        Args:
+            sweep: what to do.
+            model: the sweep's model, if it is open already.
+
+        Raises:
+            ModelError: if the model cannot be opened, or the vectors are another model's.
+            SelectionError: for a field that cannot be, or emotions, layers or situations that are
+                not there.
+            ArtefactError: if the file of vectors cannot be read.
+        """
+        sweep = Sweep.of(asdict(sweep))
+        opened = model or load(sweep.model, device=sweep.device)
+        trial = Trial.prepare(opened, behaviour(sweep))
+        vectors = _vectors(sweep, opened)
+        return cls(sweep, trial, vectors, tuple(cells(sweep, vectors, trial)))
+
+    @cached_property
+    def worker(self) -> Worker:
+        """Who runs cells in this process."""
+        layers = tuple(dict.fromkeys(cell.push.layer for cell in self.cells))
+        return Worker(self.sweep, self.trial, layers)
+
+    def tasks(self, done: Collection[str] = ()) -> list[Task]:
+        """What is left to do, in pieces for the workers."""
+        size = {at: BATCHES * self.worker.shared(at).together() for at in self.sweep.at}
+        return [
+            task
+            for at, together in size.items()
+            for task in tasks([c for c in self.cells if c.at == at], together, done)
+        ]
+
+    def explain(self, folder: Path | str | None = None) -> Cost:
+        """What a run into that folder will compute, what it would cost naively, and how long."""
+        stored = Table.open(folder, self._origin).done() if folder is not None else set[str]()
+        todo = self.tasks(stored)
+        every = self.trial.model.n_layers * int(self.trial.tokens.mask.sum())
+        shared = {task.key: self.worker.blocks(task) for task in todo}
+        return Cost(
+            cells=len(self.cells),
+            stored=sum(cell.key in stored for cell in self.cells),
+            prompts=len(self.trial.tokens),
+            naive=every * sum(len(task.cells) for task in todo),
+            shared=sum(shared.values()),
+            seconds=self._rate(todo) * sum(shared.values()),
+        )
+
+    def run(self, folder: Path | str, *, engine: Engine = local) -> Swept:
+        """Run what is not in the folder yet, and keep it there as it comes.
+
+        A run that is stopped, however roughly, goes on where it was: whole tasks are kept, and
+        none of their cells is run again. A sweep with more layers, emotions or strengths than the
+        one that filled the folder runs the new cells alone.
+
+        Raises:
+            ArtefactError: if the folder cannot be written or holds another model's cells.
+        """
+        table = Table.open(folder, self._origin)
+        todo = self.tasks(table.done())
+        slopes = {at: self._slopes(at) for at in dict.fromkeys(task.at for task in todo)}
+        with progress_bar() as bar:
+            count = sum(len(task.cells) for task in todo)
+            at = bar.add_task(f"sweep {self.trial.behaviour.name}", total=count, unit="cells")
+            for task, found in engine(self.worker, todo) if todo else ():
+                table.write(task, torch.cat([found, self._estimate(task, slopes[task.at])], -1))
+                bar.advance(at, len(task.cells))
+        return Swept(self.sweep, self.trial.groups, table.read(self.cells))
+
+    @property
+    def _origin(self) -> Provenance:
+        return self.trial.model.provenance((), {}, 0)
+
+    def _slopes(self, at: str) -> Float[Tensor, "text layer d_model"]:
+        since = self.trial.final if at == "decision" else None
+        return gradients(self.trial, self.worker.layers, since=since)
+
+    def _estimate(
+        self, task: Task, slopes: Float[Tensor, "text layer d_model"]
+    ) -> Float[Tensor, "cell text 1"]:
+        """The change of the logit difference that the gradient foretells."""
+        steps = torch.stack([cell.push.step for cell in task.cells]).float()
+        return (steps @ slopes[:, self.worker.layers.index(task.layer)].T)[..., None]
+
+    def _rate(self, todo: Sequence[Task]) -> float:
+        """Seconds for one token through one block, of a batch of the middle task."""
+        if not todo:
+            return 0.0
+        middle = todo[len(todo) // 2]
+        batch = replace(middle, cells=middle.cells[: max(1, len(middle.cells) // BATCHES)])
+        self.worker.run(batch)  # the first time also prepares
+        began = time.perf_counter()
+        self.worker.run(batch)
+        return (time.perf_counter() - began) / max(1, self.worker.blocks(batch))
+
+
+def _vectors(sweep: Sweep, model: HookedModel) -> EmotionVectors:
+    if sweep.vectors is not None:
+        vectors = load_vectors(sweep.vectors)
+        model.check_origin(vectors.provenance, sweep.vectors)
+        return vectors
+    if sweep.model not in CHECKPOINTS:
+        raise SelectionError(
+            f"no vectors for {sweep.model!r}: name a file of them (vectors: FILE); only the "
+            "organism has stories of its own"
+        )
+    corpus = organism_corpus()
+    return fit_vectors(record(model, corpus.stories), record(model, corpus.neutral))
+
+
+def _span(seconds: float) -> str:
+    """A time for people to read: `5 s`, `5 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,118 @@
+"""What a sweep has found, as tables: steps beside random ones of their length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from emolens.decisions import each_half
+from emolens.steering import against_random
+from emolens.sweep.config import Sweep
+from emolens.sweep.grid import UNSTEERED
+
+REPORTED, SHOWN, LEVEL = "report", 8, 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """The numbers of every cell on every prompt.
+
+    Attributes:
+        sweep: what was asked.
+        groups: template or topic of each prompt.
+        table: one row for each cell and prompt. Columns: cell (hash), at, layer, direction, kind
+            (`"emotion"`'s name, `"random"`, `"unsteered"`), strength, prompt, p (of the target
+            class), legal, logit_difference, estimate (the change of the logit difference that one
+            gradient of the unsteered run foretells).
+    """
+
+    sweep: Sweep
+    groups: Sequence[str]
+    table: pd.DataFrame
+
+    def __repr__(self) -> str:
+        """The steps that do most, each beside the random ones of its length."""
+        told = self.effects[self.effects.half == REPORTED]
+        first = told.reindex(told.change.abs().sort_values(ascending=False).index)[:SHOWN]
+        rows = pd.DataFrame(
+            {
+                "step": first.direction,
+                "at": first["at"],
+                "layer": first.layer,
+                "strength": first.strength,
+                "P": [f"{p:.3f}" for p in first.p],
+                "change": [f"{c:+.2f}" for c in first.change],
+                "random ones": [
+                    f"{low:+.2f} to {high:+.2f}"
+                    for low, high in zip(first.random_low, first.random_high, strict=True)
+                ],
+                "p": [f"{p:.4f}" for p in first.p_value],
+                "q": [f"{q:.4f}" for q in first.q_value],
+            }
+        )
+        found = self.summary
+        return (
+            f"{found['steps']} steps on {len(self.groups)} prompts, {found['significant']} at q "
+            f"below .05; P unsteered {found['unsteered']:.3f}. Those that change the logit "
+            f"difference most, on the half that nothing was chosen on (with {self.sweep.random} "
+            f"random directions p is at least {found['smallest_p']:.4f}):\n"
+            f"{rows.to_string(index=False)}"
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The sweep in a few numbers, of the half that is reported."""
+        told = self.effects[self.effects.half == REPORTED]
+        start = self.table[self.table.kind == UNSTEERED][: len(self.groups)]
+        return {
+            "cells": int(self.table.cell.nunique()),
+            "prompts": len(self.groups),
+            "steps": len(told),
+            "significant": int((told.q_value < LEVEL).sum()),
+            "smallest_p": 2 / (self.sweep.random + 1),
+            "unsteered": float(start.p.mean()),
+            "estimate_r": float(told.estimate.corr(told.change)),
+        }
+
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """Each emotion's steps against the random ones of their layer, length and place.
+
+        Returns:
+            One row for each step and half of the prompts ("choose": for picking layers; "report":
+            for what is told). Columns: at, layer, direction, kind, strength, half, n (prompts), p
+            (mean P(target)), legal, logit_difference, change (of the mean logit difference from the
+            unsteered run), estimate (what the gradient foretells of it), random_low and random_high
+            (the middle 95% of the random ones' changes), random (how many), p_value, q_value (as in
+            `against_random`, over the steps at one kind of place).
+
+        Raises:
+            SelectionError: if a step has no random ones beside it.
+        """
+        return pd.concat(
+            [self._at(at) for at in dict.fromkeys(self.table["at"])], ignore_index=True
+        )
+
+    def _at(self, at: str) -> pd.DataFrame:
+        rows = self.table[self.table["at"] == at]
+        shape = (-1, len(self.groups))
+        numbers = {
+            name: rows[name].to_numpy(float).reshape(shape)
+            for name in ("p", "legal", "logit_difference", "estimate")
+        }
+        labels = rows.iloc[:: len(self.groups)][["layer", "direction", "kind", "strength"]]
+        told = []
+        for half, chosen, groups in each_half(self.groups):
+            means = {name: found[:, chosen.numpy()].mean(1) for name, found in numbers.items()}
+            ours = labels.assign(**means, half=half, unit="norm", n=len(groups))
+            base = ours[ours.kind == UNSTEERED].logit_difference.iloc[0]
+            told.append(ours[ours.kind != UNSTEERED].assign(base=base))
+        found = against_random(pd.concat(told)).assign(at=at)
+        changes = {
+            "change": found.logit_difference - found.base,
+            "random_low": found.null_low - found.base,
+            "random_high": found.null_high - found.base,
+        }
+        return found.assign(**changes).drop(columns=["base", "null_low", "null_high", "unit"])

@@ -1,0 +1,318 @@
+"""Sweeps: equal to plain hooks, never half done, and nothing done twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import emolens
+from emolens.errors import ArtefactError, SelectionError
+from emolens.interventions import Steer
+from emolens.sites import Site
+from emolens.sweep.engines import Worker, local
+
+SWEEP = emolens.Sweep(emotions=("desperate", "calm"), layers=(1, 4), strengths=(0.2, 0.5), random=6)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The organism's vectors in a file, so that no test fits them again."""
+    model = emolens.load("organism")
+    stories = emolens.record(model, emolens.organism_stories(per_emotion=4))
+    neutral = emolens.record(model, emolens.organism_neutral(20))
+    file = tmp_path_factory.mktemp("vectors") / "vectors.safetensors"
+    emolens.fit_vectors(stories, neutral).save(file)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def plan(saved):
+    return emolens.Plan.of(replace(SWEEP, vectors=saved, at=("all", "decision")))
+
+
+@pytest.fixture(scope="module")
+def done(plan, tmp_path_factory):
+    return plan.run(tmp_path_factory.mktemp("sweep"))
+
+
+def test_every_cell_is_what_a_plain_hook_gives(plan, done):
+    trial = plan.trial
+    rows = done.table.set_index("cell")
+    for cell in random.Random(0).sample(plan.cells, 12):
+        steer = Steer(cell.push.step)
+        last = torch.arange(trial.tokens.ids.shape[1]) >= trial.final[:, None]
+
+        def change(stream, steer=steer, cell=cell, last=last):
+            moved = steer(stream)
+            return moved if cell.at == "all" else torch.where(last[..., None], moved, stream)
+
+        with emolens.hooked(trial.model, {Site(cell.push.layer): change}):
+            told = trial.run()
+        found = rows.loc[cell.key]
+        # two ways of batching in float32: rounding of the last digits of logits about 10
+        torch.testing.assert_close(torch.tensor(found.p.to_numpy()), told.p, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.tensor(found.logit_difference.to_numpy()),
+            told.logit_difference,
+            atol=1e-4,
+            rtol=0,
+        )
+
+
+def test_the_estimate_is_that_of_attribution(plan, done):
+    vectors = plan.vectors.only((1, 4))
+    told = emolens.attribute(plan.trial, vectors, strength=0.2).set_index(["emotion", "layer"])
+    rows = done.table[(done.table["at"] == "all") & (done.table.strength == 0.2)]
+    for emotion in ("desperate", "calm"):
+        for layer in (1, 4):
+            own = rows[(rows.direction == emotion) & (rows.layer == layer)]
+            want = told.loc[(emotion, layer), "gradient"]
+            assert own.estimate.mean() == pytest.approx(want, abs=1e-4)
+
+
+def test_a_small_step_at_the_decision_is_foretold(plan, tmp_path):
+    small = emolens.Plan.of(
+        replace(plan.sweep, at=("decision",), strengths=(0.02,)), model=plan.trial.model
+    )
+    told = small.run(tmp_path).effects
+    assert told.estimate.corr(told.change) > 0.99
+
+
+def test_a_stopped_sweep_goes_on_and_its_table_is_the_same(plan, done, tmp_path):
+    ran = []
+
+    def stopping(worker, todo):
+        for task, found in local(worker, todo):
+            if len(ran) == 2:
+                raise KeyboardInterrupt
+            ran.append(task.key)
+            yield task, found
+
+    with pytest.raises(KeyboardInterrupt):
+        plan.run(tmp_path, engine=stopping)
+    assert plan.explain(tmp_path).stored > 0
+    again = []
+
+    def watched(worker, todo):
+        again.extend(task.key for task in todo)
+        return local(worker, todo)
+
+    found = plan.run(tmp_path, engine=watched)
+    assert not set(again) & set(ran)
+    pd.testing.assert_frame_equal(found.table, done.table, check_exact=True)
+
+
+def test_a_wider_sweep_runs_what_is_new_alone(plan, saved, tmp_path):
+    plan.run(tmp_path)
+    wide = emolens.Plan.of(replace(plan.sweep, strengths=(0.2, 0.35, 0.5)), model=plan.trial.model)
+    cost = wide.explain(tmp_path)
+    assert cost.stored == len(plan.cells)
+    found = wide.run(tmp_path)
+    assert found.table.cell.nunique() == len(wide.cells)
+
+
+def test_what_a_plan_says_is_what_it_runs(plan, tmp_path, monkeypatch):
+    cost = plan.explain(tmp_path)
+    seen = []
+    run = Worker.run
+    monkeypatch.setattr(
+        Worker, "run", lambda self, task: seen.append(self.blocks(task)) or run(self, task)
+    )
+    plan.run(tmp_path)
+    assert cost.cells == len(plan.cells) == 2 * (1 + 2 * 2 * (2 + 6))
+    assert sum(seen) == cost.shared < cost.naive
+    assert plan.explain(tmp_path).naive == 0
+
+
+def test_other_prompts_or_words_are_other_cells(plan, saved):
+    other = emolens.Plan.of(replace(plan.sweep, behaviour="threat"), model=plan.trial.model)
+    assert not {cell.key for cell in other.cells} & {cell.key for cell in plan.cells}
+
+
+def test_several_processes_give_the_same_table(plan, done, tmp_path):
+    found = plan.run(tmp_path, engine=emolens.processes(["cpu", "cpu"]))
+    assert (found.table.cell == done.table.cell).all()
+    # another number of threads adds up in another order
+    for name in ("p", "legal", "logit_difference", "estimate"):
+        assert (found.table[name] - done.table[name]).abs().max() < 1e-4
+
+
+RUN = """
+import sys, emolens
+plan = emolens.Plan.of(emolens.Sweep(**{fields!r}))
+print("ready", flush=True)
+plan.run({folder!r})
+"""
+
+
+def killed(fields, folder, after):
+    """Run a sweep in a process of its own and kill it so long after it began to run."""
+    code = RUN.format(fields=fields, folder=str(folder))
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
+    )
+    process.stdout.readline()
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+def kills(saved, tmp_path, count):
+    fields = {
+        "vectors": saved,
+        "emotions": ("desperate", "calm"),
+        "strengths": (0.2, 0.5),
+        "random": 60,
+        "at": ("decision",),
+    }
+    folder, whole = tmp_path / "killed", tmp_path / "whole"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plan = emolens.Plan.of(emolens.Sweep(**fields))
+        began = time.perf_counter()
+        undisturbed = plan.run(whole).table
+        lasts = time.perf_counter() - began
+        draw, kept, ends = random.Random(0), {}, []
+        for _ in range(count):
+            ends.append(killed(fields, folder, draw.uniform(0, 1.5 * lasts / count)))
+            files = {f: f.stat().st_ino for f in (folder / "cells").glob("*.parquet")}
+            assert kept.items() <= files.items()  # none of the kept ones was written again
+            kept = files
+        found = plan.run(folder).table
+    finally:
+        torch.set_num_threads(threads)
+    assert -signal.SIGKILL in ends
+    assert kept.items() <= {f: f.stat().st_ino for f in (folder / "cells").glob("*")}.items()
+    pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
+    return kept
+
+
+def test_a_killed_sweep_ends_with_the_same_table(saved, tmp_path):
+    kills(saved, tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_twenty_times_ends_with_the_same_table(saved, tmp_path):
+    assert kills(saved, tmp_path, 20)
+
+
+def test_a_process_that_is_killed_is_begun_again(plan, done, tmp_path):
+    def losing(worker, todo):
+        engine = emolens.processes(["cpu"])(worker, todo)
+        yield next(engine)
+        for child in children():
+            os.kill(child, signal.SIGKILL)
+        yield from engine
+
+    found = plan.run(tmp_path, engine=losing)
+    assert (found.table.cell == done.table.cell).all()
+    assert (found.table.p - done.table.p).abs().max() < 1e-5
+
+
+def children():
+    """Worker processes of this one; the resource tracker is none."""
+    import multiprocessing
+
+    return [child.pid for child in multiprocessing.active_children()]
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Ray on this machine, with two CPUs to give."""
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    found = pytest.importorskip("ray")
+    found.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=80 * 2**20,
+    )
+    yield found
+    found.shutdown()
+
+
+def test_rays_workers_give_the_same_table_and_a_lost_one_is_begun_again(plan, done, tmp_path, ray):
+    def losing(worker, todo):
+        engine = emolens.on_ray(2)(worker, todo)
+        yield next(engine)
+        found = subprocess.run(["pgrep", "-f", "ray::_Remote"], capture_output=True, text=True)
+        os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+        yield from engine
+
+    found = plan.run(tmp_path, engine=losing)
+    assert (found.table.cell == done.table.cell).all()
+    for name in ("p", "legal", "logit_difference", "estimate"):
+        assert (found.table[name] - done.table[name]).abs().max() < 1e-4
+
+
+def test_no_effect_is_told_without_random_steps(done):
+    alone = replace(done, table=done.table[done.table.kind != "random"])
+    with pytest.raises(SelectionError, match="random"):
+        repr(alone)
+
+
+def test_a_report_says_what_is_least_possible(done, tmp_path):
+    from emolens.experiments.sweep import save
+
+    assert f"p is at least {2 / 7:.4f}" in repr(done)
+    save(done, tmp_path)
+    assert "crossed out" in (tmp_path / "report.html").read_text().lower()
+    told = pd.read_parquet(tmp_path / "tables" / "effects.parquet")
+    assert len(told) == 2 * 2 * 2 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("layer: [3]", "layer"),
+        ("layers: [-1]", "layers"),
+        ("at: [middle]", "at"),
+        ("strengths: []", "strengths"),
+        ("random: 0", "random"),
+        ("strengths: [much]", "strengths"),
+        ("- 3", "no sweep"),
+        ("layers: [3", "cannot read"),
+        ("strengths: [.nan]", "strengths"),
+        ("strengths: [0]", "strengths"),
+    ],
+)
+def test_a_wrong_field_is_named(text, says, tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    with pytest.raises(SelectionError, match=says) as told:
+        emolens.load_sweep(file)
+    assert "\n" not in str(told.value)
+
+
+def test_layers_and_emotions_that_are_not_there_are_told(plan, saved):
+    for wrong in ({"layers": (9,)}, {"emotions": ("hangry",)}, {"after": ("bliss",)}):
+        with pytest.raises(SelectionError):
+            emolens.Plan.of(replace(plan.sweep, **wrong), model=plan.trial.model)
+
+
+def test_a_folder_of_another_model_is_refused(plan, tmp_path):
+    from emolens.sweep.table import Table
+
+    own = plan.trial.model.provenance((), {}, 0)
+    Table.open(tmp_path, own)
+    other = replace(own, fingerprint=tuple(2 * x for x in own.fingerprint))
+    with pytest.raises(ArtefactError, match="another folder"):
+        Table.open(tmp_path, other)
+
+
+def test_a_damaged_file_is_named(plan, tmp_path):
+    plan.run(tmp_path)
+    file = next((tmp_path / "cells").glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ArtefactError, match=file.name):
+        plan.run(tmp_path)
