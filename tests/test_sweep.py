@@ -183,26 +183,26 @@ def kills(saved, tmp_path, count):
         lasts = time.perf_counter() - began
         draw, kept, ends = random.Random(0), {}, []
         for _ in range(count):
-            ends.append(killed(fields, folder, draw.uniform(0, 1.5 * lasts / count)))
+            ends.append(killed(fields, folder, draw.uniform(0, lasts / 3)))
             files = {f: f.stat().st_ino for f in (folder / "cells").glob("*.parquet")}
             assert kept.items() <= files.items()  # none of the kept ones was written again
             kept = files
         found = plan.run(folder).table
     finally:
         torch.set_num_threads(threads)
-    assert -signal.SIGKILL in ends
+    assert ends.count(-signal.SIGKILL) > count / 2
+    assert kept  # some were killed after they had stored something
     assert kept.items() <= {f: f.stat().st_ino for f in (folder / "cells").glob("*")}.items()
     pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
-    return kept
 
 
 def test_a_killed_sweep_ends_with_the_same_table(saved, tmp_path):
-    kills(saved, tmp_path, 2)
+    kills(saved, tmp_path, 3)
 
 
 @pytest.mark.slow
 def test_a_sweep_killed_twenty_times_ends_with_the_same_table(saved, tmp_path):
-    assert kills(saved, tmp_path, 20)
+    kills(saved, tmp_path, 20)
 
 
 def test_a_process_that_is_killed_is_begun_again(plan, done, tmp_path):

@@ -86,7 +86,8 @@ def pushes(
         directions = [(e, e, unit(vectors.of(e)[vectors.column(layer)])) for e in emotions]
         directions += [(f"random {i}", "random", d) for i, d in enumerate(draws)]
         for name, kind, direction in directions:
-            own = natural.get((emotions[0] if kind == "random" else name, layer))
+            matched = emotions[:1] if kind == "random" else (name,)
+            own = next((natural.get((e, layer)) for e in matched), None)
             doses = [("norm", s, s * norm) for s in strengths]
             if own is not None:
                 doses += [("natural", s, s * own) for s in NATURAL_STRENGTHS]

@@ -26,15 +26,23 @@ from emolens.organism import (
     most_raised,
     organism_behaviour,
     organism_corpus,
+    organism_pairs,
     planted_norms,
 )
 from emolens.organism.world import load_world
+from emolens.patching import Pairs, patch_layers
 from emolens.progress import track
 from emolens.recording import record
 from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.statistics import clustered_interval, jackknife_interval, row_interval
-from emolens.steering import best_layer, decision_residuals, dose_response, pushes
+from emolens.steering import (
+    against_random,
+    best_layer,
+    decision_residuals,
+    dose_response,
+    pushes,
+)
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, centred_cosine
 
@@ -44,6 +52,7 @@ UNSEEN_PROMPTS = 8
 PROMPTS = 13
 NULL_DIRECTIONS = 400
 SHUFFLES = 4
+PATCHED = ["part", "recovered", "low", "high"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +282,60 @@ def erasure(bench: Bench, emotions: Sequence[str], layer: int) -> dict[str, Esti
     """All that tells an emotion linearly of the stories removed, not a direction alone."""
     changes = {e: erase(bench.stories, e, layer) for e in emotions}
     return ablation(bench, changes, layer, "LEACE")
+
+
+def patching(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """What of a behaviour comes with parts of other runs' residuals, in the first scene."""
+    scene, pair = next(iter(bench.scenes)), ("desperate", "calm")
+    whole = organism_pairs(scene, per_emotion=PROMPTS, seed=bench.seed)
+    donors, receivers = (Trial.prepare(bench.model, whole.after(e)) for e in pair)
+    pairs = Pairs.of(receivers, donors)
+    found = patch_layers(pairs, vectors, *pair, layers=[layer], seed=bench.seed)
+    told = found[found.half == "report"]
+    random = told[told.kind == "random"].recovered
+    rows = [*told.loc[told.kind == "patch", PATCHED].itertuples(index=False, name=None)]
+    rows.append(("20 random directions", random.mean(), random.min(), random.max()))
+    return pd.DataFrame(rows, columns=PATCHED)
+
+
+def significance(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """How often `against_random` calls a step of half a norm more than a random one.
+
+    Every emotion in every scene, by what is planted there; in the first also random directions as
+    if they were emotions.
+    """
+    at, count = vectors.only([layer]), NULL_DIRECTIONS
+    real = pushes(at, at.emotions, {}, strengths=(0.5,), random_count=0)
+    null = pushes(at, (), {}, strengths=(0.5,), random_count=count, seed=bench.seed)
+    fake = pushes(at, (), {}, strengths=(0.5,), random_count=count, seed=bench.seed + 1)
+    fake = [replace(push, kind="as if", direction="none") for push in fake]
+    rows: list[pd.DataFrame] = []
+    for name, scene in bench.scenes.items():
+        target = scene.trial.behaviour.target
+        asked = organism_behaviour(
+            name, target, emotions=(NEUTRAL,), per_emotion=2 * PROMPTS, seed=bench.seed
+        )
+        told = dose_response(
+            Trial.prepare(bench.model, asked), real + null + ([] if rows else fake)
+        )
+        found = against_random(told[told.half == "report"])
+        planted = scene.planted[target]
+        change = planted.reindex(found.direction) - planted[NEUTRAL]
+        rows.append(found.assign(planted=change.abs().to_numpy()))
+    table = pd.concat(rows)
+    least = {"none (random directions)": table.planted.isna(), "below .02": table.planted < 0.02}
+    least |= {f"at least {x}": table.planted >= x for x in (0.1, 0.3)}
+    return pd.DataFrame(
+        [(name, int(own.sum()), *_called(table[own])) for name, own in least.items()],
+        columns=["planted", "steps", "called", "low", "high"],
+    )
+
+
+def _called(table: pd.DataFrame) -> Estimate:
+    """Share with p at most .05, and its Wilson interval."""
+    count = int((table.p_value <= 0.05).sum())
+    interval = binomtest(count, len(table)).proportion_ci(method="wilson")
+    return count / len(table), float(interval.low), float(interval.high)
 
 
 def attribution(trial: Trial, vectors: EmotionVectors, seed: int) -> pd.DataFrame:
