@@ -3,17 +3,19 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
 import torch
 
+from emolens.controls import permutations
 from emolens.decisions import Trial
 from emolens.steering import Push, pushes
 from emolens.sweep.config import Sweep
 from emolens.vectors import EmotionVectors
 
 UNSTEERED = "unsteered"  # kind of the one step of length zero
+PERMUTED = "permuted"  # kind of an emotion's step with its coordinates in another order
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def cells(sweep: Sweep, vectors: EmotionVectors, trial: Trial) -> list[Cell]:
     steps += pushes(
         chosen, emotions, {}, strengths=sweep.strengths, random_count=sweep.random, seed=sweep.seed
     )
+    steps += _permuted([push for push in steps if push.kind in emotions], sweep.seed)
+    steps.sort(key=lambda push: push.layer)  # those of one layer share their batches
     read = reading(trial)
     found = [
         Cell(step, at, _hash(read, at, step.layer, step.step.float().numpy().tobytes().hex()))
@@ -67,6 +71,22 @@ def cells(sweep: Sweep, vectors: EmotionVectors, trial: Trial) -> list[Cell]:
         for step in steps
     ]
     return list({cell.key: cell for cell in found}.values())  # nothing named twice is run twice
+
+
+def _permuted(steps: Sequence[Push], seed: int) -> list[Push]:
+    """Each emotion's steps at a layer in one other order of coordinates, whatever their length."""
+    ways = list(dict.fromkeys((push.layer, push.direction) for push in steps))
+    orders = permutations(len(ways), len(steps[0].step), seed)
+    order = dict(zip(ways, orders, strict=True))
+    return [
+        replace(
+            push,
+            direction=f"{push.direction}, permuted",
+            kind=PERMUTED,
+            step=push.step[order[push.layer, push.direction]],
+        )
+        for push in steps
+    ]
 
 
 def reading(trial: Trial) -> str:

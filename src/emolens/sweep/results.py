@@ -10,7 +10,7 @@ import pandas as pd
 from emolens.decisions import each_half
 from emolens.steering import against_random
 from emolens.sweep.config import Sweep
-from emolens.sweep.grid import UNSTEERED
+from emolens.sweep.grid import PERMUTED, UNSTEERED
 
 REPORTED, SHOWN, LEVEL = "report", 8, 0.05
 
@@ -34,7 +34,7 @@ class Swept:
 
     def __repr__(self) -> str:
         """The steps that do most, each beside the random ones of its length."""
-        told = self.effects[self.effects.half == REPORTED]
+        told = self._told(permuted=False)
         first = told.reindex(told.change.abs().sort_values(ascending=False).index)[:SHOWN]
         rows = pd.DataFrame(
             {
@@ -55,30 +55,40 @@ class Swept:
         found = self.summary
         return (
             f"{found['steps']} steps on {len(self.groups)} prompts, {found['significant']} at q "
-            f"below .05; P unsteered {found['unsteered']:.3f}. Those that change the logit "
-            f"difference most, on the half that nothing was chosen on (with {self.sweep.random} "
-            f"random directions p is at least {found['smallest_p']:.4f}):\n"
+            f"below .05; P unsteered {found['unsteered']:.3f}. Of copies with permuted coordinates "
+            f"{found['permuted_called']:.3f} have p of at most .05; with {self.sweep.random} "
+            f"random directions p is at least {found['smallest_p']:.4f}. Those that change the "
+            "logit difference most, on the half that nothing was chosen on:\n"
             f"{rows.to_string(index=False)}"
         )
 
     @property
     def summary(self) -> dict[str, Any]:
         """The sweep in a few numbers, of the half that is reported."""
-        told = self.effects[self.effects.half == REPORTED]
+        told, copies = self._told(permuted=False), self._told(permuted=True)
         start = self.table[self.table.kind == UNSTEERED][: len(self.groups)]
         return {
             "cells": int(self.table.cell.nunique()),
             "prompts": len(self.groups),
             "steps": len(told),
             "significant": int((told.q_value < LEVEL).sum()),
+            "permuted_called": float((copies.p_value <= LEVEL).mean()),
             "smallest_p": 2 / (self.sweep.random + 1),
             "unsteered": float(start.p.mean()),
             "estimate_r": float(told.estimate.corr(told.change)),
         }
 
+    def _told(self, *, permuted: bool) -> pd.DataFrame:
+        """Steps of emotions, or of their permuted copies, on the half that is reported."""
+        told = self.effects[self.effects.half == REPORTED]
+        return told[(told.kind == PERMUTED) == permuted]
+
     @cached_property
     def effects(self) -> pd.DataFrame:
         """Each emotion's steps against the random ones of their layer, length and place.
+
+        So are copies of them with permuted coordinates (kind `"permuted"`), a check of the check:
+        one in twenty has p of .05 or less if they do nothing.
 
         Returns:
             One row for each step and half of the prompts ("choose": for picking layers; "report":
@@ -86,7 +96,7 @@ class Swept:
             (mean P(target)), legal, logit_difference, change (of the mean logit difference from the
             unsteered run), estimate (what the gradient foretells of it), random_low and random_high
             (the middle 95% of the random ones' changes), random (how many), p_value, q_value (as in
-            `against_random`, over the steps at one kind of place).
+            `against_random`, over the emotions' steps at one kind of place, or over the copies').
 
         Raises:
             SelectionError: if a step has no random ones beside it.
@@ -109,7 +119,9 @@ class Swept:
             ours = labels.assign(**means, half=half, unit="norm", n=len(groups))
             base = ours[ours.kind == UNSTEERED].logit_difference.iloc[0]
             told.append(ours[ours.kind != UNSTEERED].assign(base=base))
-        found = against_random(pd.concat(told)).assign(at=at)
+        dose = pd.concat(told)
+        sides = (dose[dose.kind != PERMUTED], dose[dose.kind.isin([PERMUTED, "random"])])
+        found = pd.concat([against_random(side) for side in sides]).assign(at=at)
         changes = {
             "change": found.logit_difference - found.base,
             "random_low": found.null_low - found.base,
