@@ -273,9 +273,13 @@ def false_positives(
     for _ in range(SHUFFLES):
         nothing = method(told.labelled(shuffle.permutation(told.emotions).tolist()), neutral)
         beyond += [x > bound for x in _moved(bench, layer, unit(nothing.vectors[:, 0]))]
-    interval = binomtest(sum(beyond), len(beyond)).proportion_ci(method="wilson")
-    rate = sum(beyond) / len(beyond)
-    return {"false_positive_rate": (rate, float(interval.low), float(interval.high))}
+    return {"false_positive_rate": _share(beyond)}
+
+
+def _share(found: Sequence[bool]) -> Estimate:
+    """How many of them are so, with the Wilson interval."""
+    interval = binomtest(sum(found), len(found)).proportion_ci(method="wilson")
+    return sum(found) / len(found), float(interval.low), float(interval.high)
 
 
 def erasure(bench: Bench, emotions: Sequence[str], layer: int) -> dict[str, Estimate]:
@@ -322,20 +326,14 @@ def significance(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFr
         planted = scene.planted[target]
         change = planted.reindex(found.direction) - planted[NEUTRAL]
         rows.append(found.assign(planted=change.abs().to_numpy()))
-    table = pd.concat(rows)
+    table = pd.concat(rows, ignore_index=True)
+    called = table.p_value <= 0.05
     least = {"none (random directions)": table.planted.isna(), "below .02": table.planted < 0.02}
     least |= {f"at least {x}": table.planted >= x for x in (0.1, 0.3)}
     return pd.DataFrame(
-        [(name, int(own.sum()), *_called(table[own])) for name, own in least.items()],
+        [(name, int(own.sum()), *_share(called[own].tolist())) for name, own in least.items()],
         columns=["planted", "steps", "called", "low", "high"],
     )
-
-
-def _called(table: pd.DataFrame) -> Estimate:
-    """Share with p at most .05, and its Wilson interval."""
-    count = int((table.p_value <= 0.05).sum())
-    interval = binomtest(count, len(table)).proportion_ci(method="wilson")
-    return count / len(table), float(interval.low), float(interval.high)
 
 
 def attribution(trial: Trial, vectors: EmotionVectors, seed: int) -> pd.DataFrame:

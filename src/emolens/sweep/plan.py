@@ -144,8 +144,7 @@ class Plan:
         return self.trial.model.provenance((), {}, 0)
 
     def _slopes(self, at: str) -> Float[Tensor, "text layer d_model"]:
-        since = self.trial.final if at == "decision" else None
-        return gradients(self.trial, self.worker.layers, since=since)
+        return gradients(self.trial, self.worker.layers, since=self.worker.shared(at).since)
 
     def _estimate(
         self, task: Task, slopes: Float[Tensor, "text layer d_model"]

@@ -23,9 +23,9 @@ class Swept:
         sweep: what was asked.
         groups: template or topic of each prompt.
         table: one row for each cell and prompt. Columns: cell (hash), at, layer, direction, kind
-            (`"emotion"`'s name, `"random"`, `"unsteered"`), strength, prompt, p (of the target
-            class), legal, logit_difference, estimate (the change of the logit difference that one
-            gradient of the unsteered run foretells).
+            (an emotion's name, `"permuted"`, `"random"`, `"unsteered"`), strength, prompt, p (of
+            the target class), legal, logit_difference, estimate (the change of the logit difference
+            that one gradient of the unsteered run foretells).
     """
 
     sweep: Sweep
@@ -64,7 +64,7 @@ class Swept:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The sweep in a few numbers, of the half that is reported."""
+        """The sweep in a few numbers: steps on the half that is reported, P unsteered on all."""
         told, copies = self._told(permuted=False), self._told(permuted=True)
         start = self.table[self.table.kind == UNSTEERED][: len(self.groups)]
         return {
