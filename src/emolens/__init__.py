@@ -8,7 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emolens.ablation import ablate_layers as ablate_layers, erase as erase
+    from emolens.ablation import (
+        ablate_layers as ablate_layers,
+        erase as erase,
+        remove as remove,
+        side_effects as side_effects,
+        specificity as specificity,
+    )
     from emolens.activations import Activations as Activations
     from emolens.attribution import attribute as attribute
     from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
@@ -117,6 +123,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "Ablate": "interventions",
     "Activations": "activations",
+    "At": "interventions",
     "Behaviour": "behaviour",
     "Corpus": "corpus",
     "Dialogues": "text",
@@ -192,11 +199,14 @@ _ROOMS = {
     "record_generated": "kinds",
     "record_masked": "kinds",
     "record_speakers": "kinds",
+    "remove": "ablation",
     "reproduce": "experiments.reproduce",
     "rsa": "geometry",
     "run_changed": "sharing",
     "save_gguf": "exchange",
+    "side_effects": "ablation",
     "similarity": "geometry",
+    "specificity": "ablation",
     "store_tokens": "store",
     "text_baseline": "probes",
     "to_repeng": "exchange",

@@ -353,6 +353,39 @@ def ablation_curve(ablation: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 
+def specificity(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """P(behaviour) with each direction removed, beside that without removal; grey: random ones.
+
+    Args:
+        table: columns situation, behaviour, removed, kind, unablated, p, change, low, high.
+    """
+    rows = table.assign(name=table.situation + " \u2192 " + table.behaviour)
+    order = rows.name.unique().tolist()
+    numbers = ("p", "unablated", "change", "low", "high")
+    base = alt.Chart(_rows(rows, ("name", "removed", "kind", *numbers))).encode(
+        alt.Y("name:N", sort=order, title=""),
+        alt.X("p:Q", title="P(behaviour)", scale=alt.Scale(domain=[0, 1])),
+        tooltip=_tip(("name", "removed"), numbers),
+    )
+    told = base.transform_calculate(way="datum.kind == 'own' ? 'its own' : datum.removed")
+    others = rows.removed[rows.kind == "other"].unique().tolist()
+    colour = alt.Color(
+        "way:N",
+        title="removed",
+        scale=alt.Scale(domain=["its own", *others], range=[RED, *OTHER_COLOURS]),
+    )
+    marks = told.transform_filter(alt.datum.kind != "random").mark_point(
+        filled=True, size=70, opacity=0.9
+    )
+    drawn = alt.layer(
+        base.transform_filter(alt.datum.kind == "random").mark_tick(color=RANDOM, size=14),
+        base.mark_tick(color=DARK, thickness=3, size=18).encode(alt.X("unablated:Q")),
+        marks.encode(colour),
+    )
+    note = _note("dark tick: nothing removed; grey: random directions")
+    return _finish(drawn.properties(width=WIDTH, height=34 * len(order), title=note))
+
+
 def patch_curve(patched: pd.DataFrame) -> alt.TopLevelMixin:
     """Share of the donors' behaviour that comes with a patch, by layer; grey: random directions.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from emolens.errors import SelectionError
 
+RANK = 1e-4  # of the largest singular value: what is less is rounding, of float32 sums
 Residual = Float[Tensor, "text token d_model"]
 Intervention = Callable[[Residual], Residual]
 
@@ -45,6 +46,20 @@ class Ablate:
         found = einsum(residual, basis, "text token d_model, k d_model -> text token k")
         return residual + einsum(
             value - found, basis, "text token k, k d_model -> text token d_model"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class At:
+    """An intervention at chosen positions; the rest stays bitwise as it was."""
+
+    mask: Bool[Tensor, "text token"]
+    change: Intervention
+
+    def __call__(self, residual: Residual) -> Residual:
+        """The stream, changed at those positions."""
+        return torch.where(
+            self.mask.to(residual.device)[..., None], self.change(residual), residual
         )
 
 
@@ -112,3 +127,18 @@ def unit(vector: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model
     if bool((norm == 0).any()):
         raise SelectionError("a vector of length zero has no direction: was it fitted on one text?")
     return vector / norm
+
+
+def spanned(vectors: Float[Tensor, "vector d_model"]) -> Float[Tensor, "direction d_model"]:
+    """Orthonormal directions that span the same subspace: as many as the vectors' rank.
+
+    Vectors that are differences from their own mean have one dimension less than there are vectors.
+
+    Raises:
+        SelectionError: if all are of length zero.
+    """
+    _, size, directions = torch.linalg.svd(vectors, full_matrices=False)
+    found = directions[size > size[0] * RANK]
+    if not len(found):
+        raise SelectionError("vectors of length zero span nothing: were they fitted on one text?")
+    return found
