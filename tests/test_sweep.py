@@ -5,7 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pandas as pd
@@ -253,6 +255,36 @@ def test_rays_workers_give_the_same_table_and_a_lost_one_is_begun_again(plan, do
     assert (found.table.cell == done.table.cell).all()
     for name in ("p", "legal", "logit_difference", "estimate"):
         assert (found.table[name] - done.table[name]).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_twenty_lost_workers_of_ray_change_nothing(saved, tmp_path, ray):
+    fields = {"vectors": saved, "emotions": ("calm",), "strengths": (0.5,), "layers": (2, 4)}
+    plan = emolens.Plan.of(emolens.Sweep(**fields, random=600))
+    draw, lost, written = random.Random(0), [], []
+
+    def lose():
+        found = subprocess.run(["pgrep", "-f", "ray::_Remote"], capture_output=True, text=True)
+        if found.stdout:
+            with suppress(ProcessLookupError):
+                os.kill(int(draw.choice(found.stdout.split())), signal.SIGKILL)
+                lost.append(len(written))
+
+    def losing(worker, todo):
+        for found in emolens.on_ray(2)(worker, todo):
+            written.append(found[0].key)
+            if len(lost) < 20:
+                threading.Timer(draw.uniform(0, 0.3), lose).start()
+            yield found
+
+    whole = plan.run(tmp_path / "whole").table
+    table = plan.run(tmp_path / "lossy", engine=losing).table
+    assert len(lost) >= 20
+    assert max(lost) < len(written) - 1, "the last one came before the end"
+    assert len(set(written)) == len(written), "a task was kept twice"
+    assert (table.cell == whole.cell).all()
+    for name in ("p", "legal", "logit_difference", "estimate"):
+        assert (table[name] - whole[name]).abs().max() < 1e-4
 
 
 def test_no_effect_is_told_without_random_steps(done):
