@@ -155,14 +155,20 @@ plan.run({folder!r})
 
 
 def killed(fields, folder, after):
-    """Run a sweep in a process of its own and kill it so long after it began to run."""
+    """Run a sweep in a process of its own and kill it so long after it began to run.
+
+    None: once it has stored something.
+    """
     code = RUN.format(fields=fields, folder=str(folder))
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
     )
     process.stdout.readline()
-    time.sleep(after)
+    while after is None and process.poll() is None:
+        after = 0 if list((folder / "cells").glob("*.parquet")) else None
+        time.sleep(0.001)
+    time.sleep(after or 0)
     process.send_signal(signal.SIGKILL)
     return process.wait()
 
@@ -184,8 +190,9 @@ def kills(saved, tmp_path, count, random_count, longest):
         undisturbed = plan.run(whole).table
         lasts = time.perf_counter() - began
         draw, kept, ends = random.Random(0), {}, []
-        for _ in range(count):
-            ends.append(killed(fields, folder, draw.uniform(0, longest * lasts)))
+        for number in range(count):
+            after = draw.uniform(0, longest * lasts) if number else None
+            ends.append(killed(fields, folder, after))
             files = {f: f.stat().st_ino for f in (folder / "cells").glob("*.parquet")}
             assert kept.items() <= files.items()  # none of the kept ones was written again
             kept = files
@@ -310,6 +317,42 @@ def test_permuted_copies_are_as_long_and_no_copy_of_the_direction(plan):
             copy = steps[layer, strength, f"{name}, permuted"]
             assert torch.equal(copy.sort().values, step.sort().values)
             assert not torch.equal(copy, step)
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory):
+    """Directions that are no emotion's, in a file."""
+    model, texts = emolens.load("organism"), emolens.organism_stories(per_emotion=4)
+    stories = emolens.record(model, texts)
+    neutral = emolens.record(model, emolens.organism_neutral(20))
+    made = emolens.control_vectors(stories, neutral, emolens.organism_genders(texts), shuffles=2)
+    file = tmp_path_factory.mktemp("controls") / "controls.safetensors"
+    made.save(file)
+    return str(file)
+
+
+def test_controls_stand_beside_the_emotions_and_change_nothing_of_theirs(
+    saved, controls, done, tmp_path
+):
+    plan = emolens.Plan.of(replace(SWEEP, vectors=saved, controls=controls))
+    found = plan.run(tmp_path)
+    told, before = (each.effects[each.effects["at"] == "all"] for each in (found, done))
+    names = ["shuffled labels 0", "shuffled labels 1", "neutral", "he"]
+    assert sorted(told.direction[told.kind == "control"].unique()) == sorted(names)
+    assert list(found.summary["controls_called"]) == names
+    assert found.summary["steps"] == len(told[told.kind.isin(["desperate", "calm"])]) // 2
+    emotions = [
+        t[t.kind.isin(["desperate", "calm"])].reset_index(drop=True) for t in (told, before)
+    ]
+    same = ["direction", "layer", "strength", "half", "p_value", "q_value"]
+    pd.testing.assert_frame_equal(emotions[0][same], emotions[1][same])
+    step = next(c.push for c in plan.cells if c.push.direction == "neutral")
+    vectors, norm = emolens.load_vectors(controls), plan.vectors.residual_norm[step.layer]
+    wanted = vectors.at(step.layer)[vectors.row("neutral")]
+    assert torch.cosine_similarity(step.step, wanted, 0) == pytest.approx(1, abs=1e-5)
+    assert float(step.step.norm()) == pytest.approx(step.strength * float(norm), rel=1e-4)
+    assert "of control directions" in repr(found)
+    assert "of control directions" not in repr(done)
 
 
 @pytest.mark.parametrize(

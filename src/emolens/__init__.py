@@ -47,7 +47,12 @@ if TYPE_CHECKING:
         umap_plane as umap_plane,
     )
     from emolens.hooks import hooked as hooked, reading as reading
-    from emolens.interventions import Ablate as Ablate, Patch as Patch, Steer as Steer
+    from emolens.interventions import (
+        Ablate as Ablate,
+        At as At,
+        Patch as Patch,
+        Steer as Steer,
+    )
     from emolens.kinds import (
         apart_from as apart_from,
         concat_activations as concat_activations,
@@ -64,6 +69,7 @@ if TYPE_CHECKING:
         organism_corpus as organism_corpus,
         organism_dialogues as organism_dialogues,
         organism_folder as organism_folder,
+        organism_genders as organism_genders,
         organism_neutral as organism_neutral,
         organism_pairs as organism_pairs,
         organism_steps as organism_steps,
@@ -113,6 +119,7 @@ if TYPE_CHECKING:
     from emolens.text import Dialogues as Dialogues, Span as Span, Text as Text
     from emolens.vectors import (
         EmotionVectors as EmotionVectors,
+        control_vectors as control_vectors,
         fit_vectors as fit_vectors,
         load_vectors as load_vectors,
         paired_vectors as paired_vectors,
@@ -150,6 +157,7 @@ _ROOMS = {
     "circumplex": "geometry",
     "cluster_agreement": "geometry",
     "clusters": "geometry",
+    "control_vectors": "vectors",
     "correlations": "geometry",
     "dose_response": "steering",
     "erase": "ablation",
@@ -176,6 +184,7 @@ _ROOMS = {
     "organism_corpus": "organism",
     "organism_dialogues": "organism",
     "organism_folder": "organism",
+    "organism_genders": "organism",
     "organism_neutral": "organism",
     "organism_pairs": "organism",
     "organism_steps": "organism",

@@ -15,6 +15,7 @@ from emolens.sweep.config import Sweep
 from emolens.vectors import EmotionVectors
 
 UNSTEERED = "unsteered"  # kind of the one step of length zero
+CONTROL = "control"  # kind of a step along a direction that is no emotion's
 PERMUTED = "permuted"  # kind of an emotion's step with its coordinates in another order
 
 
@@ -47,7 +48,9 @@ class Task:
         return _hash(*(cell.key for cell in self.cells))
 
 
-def cells(sweep: Sweep, vectors: EmotionVectors, trial: Trial) -> list[Cell]:
+def cells(
+    sweep: Sweep, vectors: EmotionVectors, trial: Trial, controls: EmotionVectors | None = None
+) -> list[Cell]:
     """All cells of a sweep, in the order of its table.
 
     Raises:
@@ -62,6 +65,15 @@ def cells(sweep: Sweep, vectors: EmotionVectors, trial: Trial) -> list[Cell]:
     steps += pushes(
         chosen, emotions, {}, strengths=sweep.strengths, random_count=sweep.random, seed=sweep.seed
     )
+    if controls is not None:
+        others = pushes(
+            controls.only(chosen.layers),
+            controls.emotions,
+            {},
+            strengths=sweep.strengths,
+            random_count=0,
+        )
+        steps += [replace(push, kind=CONTROL) for push in others]
     steps += _permuted([push for push in steps if push.kind in emotions], sweep.seed)
     steps.sort(key=lambda push: push.layer)  # those of one layer share their batches
     read = reading(trial)
