@@ -1,10 +1,14 @@
 """Directions that should do nothing: what every causal number is compared with."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.stats import ortho_group
 from torch import Tensor
 
-from emolens.interventions import unit
+from emolens.interventions import Part, Residual, unit
 
 
 def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
@@ -21,3 +25,17 @@ def permutations(count: int, d_model: int, seed: int) -> Int[Tensor, "count d_mo
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(d_model, generator=generator) for _ in range(count)])
+
+
+def turned(seed: Sequence[int]) -> Part:
+    """All of the way, but turned by one random rotation or reflection, the same at every token.
+
+    At each token it is as long as the way itself, and lies to that of any other token as the ways
+    lie to each other. Only what they point at is left to chance.
+    """
+
+    def part(way: Residual) -> Residual:
+        turn = ortho_group.rvs(way.shape[-1], random_state=np.random.default_rng(seed))
+        return way @ torch.from_numpy(turn).to(way)
+
+    return part
