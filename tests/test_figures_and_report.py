@@ -147,6 +147,22 @@ def test_what_was_patched_is_drawn_beside_its_control_and_token_by_token():
     assert "random" in json.dumps(spec["layer"][0]["transform"])
 
 
+def test_a_part_that_goes_no_farther_than_its_random_turns_is_crossed_out():
+    rows = [
+        (2, name, kind, 0.5, recovered, 0.0, 1.0)
+        for name, own in (("attention", 0.6), ("mlp", -0.1), ("head 0", -0.6))
+        for kind, recovered in (("patch", own), ("random", 0.2), ("random", -0.3))
+    ]
+    names = ["layer", "component", "kind", "p", "recovered", "low", "high"]
+    table = pd.DataFrame(rows, columns=names)
+    svg = vl_convert.vegalite_to_svg(figures.patch_components(table).to_dict())
+    drawn = re.findall(r'aria-label="layer: 2; component: ([^;]+); recovered', svg)
+    assert drawn == ["attention", "mlp", "head 0", "mlp"]  # three cells and one cross
+    assert svg.count("\u00d7") == 1
+    alone = figures.patch_components(table[table.kind == "patch"]).to_dict()
+    assert "\u00d7" not in vl_convert.vegalite_to_svg(alone)
+
+
 def test_a_chart_becomes_a_png_without_a_browser(dose, tmp_path):
     figures.dose_response(dose, "cheat").save(tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"

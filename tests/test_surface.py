@@ -76,6 +76,7 @@ PUBLIC = [
     "probe_layers",
     "pull_vectors",
     "push_vectors",
+    "patch_components",
     "patch_layers",
     "patch_positions",
     "pushes",

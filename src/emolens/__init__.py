@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     )
     from emolens.patching import (
         Pairs as Pairs,
+        patch_components as patch_components,
         patch_layers as patch_layers,
         patch_positions as patch_positions,
     )
@@ -198,6 +199,7 @@ _ROOMS = {
     "probe_layers": "probes",
     "pull_vectors": "exchange",
     "push_vectors": "exchange",
+    "patch_components": "patching",
     "patch_layers": "patching",
     "patch_positions": "patching",
     "pushes": "steering",

@@ -1,12 +1,15 @@
 """Directions and labels that mean nothing: what every number is compared with."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.stats import ortho_group
 from torch import Tensor
 
 from emolens.activations import Activations
-from emolens.interventions import unit
+from emolens.interventions import Part, Residual, unit
 
 
 def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
@@ -39,3 +42,17 @@ def shuffled(activations: Activations, seed: int) -> Activations:
     """
     order = np.random.default_rng(seed).permutation(len(activations.emotions))
     return activations.labelled([activations.emotions[i] for i in order])
+
+
+def turned(seed: Sequence[int]) -> Part:
+    """All of the way, but turned by one random rotation or reflection, the same at every token.
+
+    At each token it is as long as the way itself, and lies to that of any other token as the ways
+    lie to each other. Only what they point at is left to chance.
+    """
+
+    def part(way: Residual) -> Residual:
+        turn = ortho_group.rvs(way.shape[-1], random_state=np.random.default_rng(seed))
+        return way @ torch.from_numpy(turn).to(way)
+
+    return part

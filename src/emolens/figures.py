@@ -433,6 +433,35 @@ def patch_map(patched: pd.DataFrame) -> alt.TopLevelMixin:
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 
+def patch_components(patched: pd.DataFrame) -> alt.TopLevelMixin:
+    """The same for single parts of blocks; crossed out: a random turn of it goes farther.
+
+    Args:
+        patched: of one half; columns layer, component, kind, p, recovered, low, high.
+    """
+    numbers = ("recovered", "low", "high", "p")
+    scale = alt.Scale(scheme="redblue", domain=[-1, 1], reverse=True, clamp=True)
+    order = patched.component.unique().tolist()
+    base = alt.Chart().encode(
+        _layer(),
+        alt.Y("component:N", sort=order, title=""),
+        tooltip=_tip(("component", "layer"), numbers),
+    )
+    cells = base.mark_rect().encode(alt.Color("recovered:Q", scale=scale))
+    crossed = base.mark_text(text="\u00d7", color=DARK, opacity=0.6).transform_filter(
+        "abs(datum.recovered) < datum.furthest"
+    )
+    drawn = alt.layer(cells, crossed, data=_rows(patched, ("layer", "component", "kind", *numbers)))
+    beside_random = (
+        drawn.transform_calculate(reach="datum.kind == 'random' ? abs(datum.recovered) : 0")
+        .transform_joinaggregate(furthest="max(reach)", groupby=["layer", "component"])
+        .transform_filter(alt.datum.kind != "random")
+    )
+    note = _note("crossed out: a random turn of the same length goes farther")
+    height = max(HEIGHT, 16 * len(order))
+    return _finish(beside_random.properties(width=WIDTH, height=height, title=note))
+
+
 def sweep_map(effects: pd.DataFrame) -> alt.TopLevelMixin:
     """Change of the logit difference by emotion and layer; crossed out: no more than random steps.
 

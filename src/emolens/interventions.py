@@ -1,4 +1,4 @@
-"""Interventions on the residual stream as values: steer, ablate, patch. A new one is a function."""
+"""Interventions on what flows in a run as values: steer, ablate, patch. A new one is a function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +87,27 @@ class Patch:
         own = residual.to(torch.promote_types(residual.dtype, torch.float32))
         moved = own + self.part(self.source.to(own) - own)
         return torch.where(self.mask.to(own.device)[..., None], moved.to(residual), residual)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Change what one attention head gives, at `Site(layer, "z")`; the others stay bitwise as is.
+
+    Attributes:
+        index: 0-based head.
+        change: is called with that head's [text token d_head].
+    """
+
+    index: int
+    change: Intervention
+
+    def __call__(
+        self, heads: Float[Tensor, "text token head d_head"]
+    ) -> Float[Tensor, "text token head d_head"]:
+        """All heads' results, one of them changed."""
+        changed = heads.clone()
+        changed[:, :, self.index] = self.change(heads[:, :, self.index])
+        return changed
 
 
 def whole(way: Residual) -> Residual:
