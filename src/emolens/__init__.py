@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from emolens.activations import Activations as Activations
     from emolens.attribution import attribute as attribute
     from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
+    from emolens.controls import shuffled as shuffled
     from emolens.corpus import (
         Corpus as Corpus,
         load_corpus as load_corpus,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from emolens.probes import (
         lda_vectors as lda_vectors,
         logistic_vectors as logistic_vectors,
+        probe_depth as probe_depth,
         probe_layers as probe_layers,
         text_baseline as text_baseline,
     )
@@ -179,6 +181,7 @@ _ROOMS = {
     "planted_norms": "organism",
     "processes": "sweep.engines",
     "present_speaker": "kinds",
+    "probe_depth": "probes",
     "probe_layers": "probes",
     "pull_vectors": "exchange",
     "push_vectors": "exchange",
@@ -196,6 +199,7 @@ _ROOMS = {
     "rsa": "geometry",
     "run_changed": "sharing",
     "save_gguf": "exchange",
+    "shuffled": "controls",
     "similarity": "geometry",
     "store_tokens": "store",
     "text_baseline": "probes",

@@ -1,9 +1,11 @@
-"""Directions that should do nothing: what every causal number is compared with."""
+"""Directions and labels that mean nothing: what every number is compared with."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emolens.activations import Activations
 from emolens.interventions import unit
 
 
@@ -21,3 +23,19 @@ def permutations(count: int, d_model: int, seed: int) -> Int[Tensor, "count d_mo
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(d_model, generator=generator) for _ in range(count)])
+
+
+def shuffled(activations: Activations, seed: int) -> Activations:
+    """The same recordings with their labels in another order, neutral included.
+
+    Each label is as frequent as before, and says nothing of its text. What a probe still reads,
+    or a vector still does (`fit_vectors(shuffled(stories, 0), neutral)`), is not the emotion's.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> stories = emolens.record(model, emolens.organism_stories(per_emotion=2), layers=[3])
+    >>> sorted(shuffled(stories, 0).emotions) == sorted(stories.emotions)
+    True
+    """
+    order = np.random.default_rng(seed).permutation(len(activations.emotions))
+    return activations.labelled([activations.emotions[i] for i in order])

@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.controls import random_directions
-from emolens.decisions import Decision, Trial, each_half
+from emolens.decisions import Decision, Trial
 from emolens.errors import SelectionError
 from emolens.hooks import reading
 from emolens.interventions import Part, Patch, along, apart, placebo, unit, whole
 from emolens.progress import track
 from emolens.sharing import run_changed
-from emolens.statistics import clustered_ratio
+from emolens.statistics import clustered_ratio, each_half
 from emolens.steering import RANDOM_DIRECTIONS
 from emolens.vectors import EmotionVectors
 
