@@ -8,12 +8,12 @@ from torch.testing import assert_close
 import emolens
 from emolens.ablation import ablate_layers, remove, side_effects, specificity
 from emolens.controls import random_directions
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.errors import SelectionError
 from emolens.interventions import spanned, unit
 from emolens.positions import last
 from emolens.sites import Site
-from emolens.statistics import clustered_interval
+from emolens.statistics import clustered_interval, halves
 from emolens.text import Text
 
 LAYER = 3

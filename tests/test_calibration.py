@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from emolens.activations import Activations
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.errors import SelectionError
 from emolens.experiments.bench import (
     NULL_DIRECTIONS,
@@ -22,14 +22,14 @@ from emolens.experiments.calibrate import (
     KINDS,
     MEASURES,
     calibrate,
-    shuffled,
+    shuffled_vectors,
     write_calibration,
 )
 from emolens.kinds import other_speaker, record_speakers
 from emolens.organism import organism_behaviour, organism_dialogues
 from emolens.probes import lda_vectors, logistic_vectors
 from emolens.provenance import Provenance
-from emolens.statistics import jackknife_interval, row_interval
+from emolens.statistics import halves, jackknife_interval, row_interval
 from emolens.vectors import fit_vectors, paired_vectors
 
 
@@ -48,7 +48,7 @@ def other(bench):
 @pytest.fixture(scope="module")
 def done(organism):
     """A quick scorecard: two scenes."""
-    methods = {"story": fit_vectors, "shuffled": shuffled, "turned": turned}
+    methods = {"story": fit_vectors, "shuffled": shuffled_vectors, "turned": turned}
     return calibrate(organism, methods, [other], scenes=("cheat", "meet"))
 
 

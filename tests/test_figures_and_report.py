@@ -54,17 +54,20 @@ def test_dose_response_draws_only_norm_units_and_random_in_grey(dose):
 
 def test_probe_curve_marks_chance_and_the_words_alone():
     rows = [
-        (layer, m, 0.6, 0.5, 0.7, 0.05)
+        (layer, m, 0.6, 0.5, 0.7, 0.05, 0.04)
         for layer in range(3)
         for m in ("nearest vector", "logistic")
     ]
-    columns = ["layer", "method", "accuracy", "low", "high", "chance"]
-    baseline = pd.DataFrame([(-1, "unigram text", 0.4, 0.3, 0.5, 0.05)], columns=columns)
+    columns = ["layer", "method", "accuracy", "low", "high", "chance", "shuffled"]
+    baseline = pd.DataFrame([(-1, "unigram text", 0.4, 0.3, 0.5, 0.05, 0.04)], columns=columns)
     spec = figures.probe_curve(pd.DataFrame(rows, columns=columns), baseline).to_dict()
     labels = [r.get("label") for data in spec["datasets"].values() for r in data]
     assert "chance" in labels
     assert "unigram text 0.40" in labels
     assert marks(spec).count("rule") == 2
+    (grey,) = [x for x in spec["layer"] if x.get("mark", {}).get("color") == figures.RANDOM]
+    assert grey["encoding"]["y"]["field"] == "shuffled"
+    assert grey["encoding"]["detail"]["field"] == "name"
 
 
 def test_a_word_without_valence_is_grey():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from emolens.activations import Activations as Activations
     from emolens.attribution import attribute as attribute
     from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
+    from emolens.controls import shuffled as shuffled
     from emolens.corpus import (
         Corpus as Corpus,
         load_corpus as load_corpus,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from emolens.probes import (
         lda_vectors as lda_vectors,
         logistic_vectors as logistic_vectors,
+        probe_depth as probe_depth,
         probe_layers as probe_layers,
         text_baseline as text_baseline,
     )
@@ -196,6 +198,7 @@ _ROOMS = {
     "planted_norms": "organism",
     "processes": "sweep.engines",
     "present_speaker": "kinds",
+    "probe_depth": "probes",
     "probe_layers": "probes",
     "pull_vectors": "exchange",
     "push_vectors": "exchange",
@@ -215,6 +218,7 @@ _ROOMS = {
     "rsa": "geometry",
     "run_changed": "sharing",
     "save_gguf": "exchange",
+    "shuffled": "controls",
     "side_effects": "ablation",
     "similarity": "geometry",
     "specificity": "ablation",

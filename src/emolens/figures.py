@@ -22,7 +22,7 @@ RED, BLUE, GREEN, PINK, AMBER, SKY = (
 COLOURS = (RED, BLUE, GREEN, PINK, AMBER, SKY)
 KNOWN_COLOURS = {"desperate": RED, "calm": BLUE}
 # What is no emotion must not look like one
-OTHER_COLOURS = (GREEN, PINK, DARK)
+OTHER_COLOURS = (GREEN, PINK, DARK, AMBER)
 MANY_EMOTIONS = 60
 WAYS = ("gradient", "direct", "exact")
 RANDOM_NOTE = "grey: random directions of the same length"
@@ -87,18 +87,22 @@ def _tip(names: Sequence[str], numbers: Sequence[str]) -> list[alt.Tooltip]:
 def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> alt.TopLevelMixin:
     """Held-out accuracy by layer with 95% bands; dashed: the words alone, and chance.
 
+    Grey and dotted: the same probes on labels in another order.
+
     Args:
-        probe: columns layer, method, accuracy, low, high, chance.
+        probe: columns layer, method, accuracy, low, high, chance, shuffled.
         baseline: one row with method, accuracy, low, high.
     """
     lines = probe.rename(columns={"method": "name"})
-    columns = ("name", "layer", "accuracy", "low", "high")
+    columns = ("name", "layer", "accuracy", "low", "high", "shuffled")
     methods = lines.name.unique().tolist()
-    base = alt.Chart(_rows(lines, columns)).encode(
-        _layer(), _colour(methods, "probe", OTHER_COLOURS)
-    )
+    data = alt.Chart(_rows(lines, columns)).encode(_layer())
+    base = data.encode(_colour(methods, "probe", OTHER_COLOURS))
     tip = _tip(columns[:2], columns[2:])
     drawn = [
+        data.mark_line(color=RANDOM, strokeDash=[2, 3], strokeWidth=1).encode(
+            _probability("shuffled", ""), detail="name:N"
+        ),
         base.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
         base.mark_line(point=True).encode(
             _probability("accuracy", "accuracy on held-out groups"), tooltip=tip
@@ -108,7 +112,8 @@ def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> al
     if baseline is not None:
         row = baseline.iloc[0]
         drawn.append(_rule(float(row.accuracy), f"{row.method} {row.accuracy:.2f}"))
-    return _finish(alt.layer(*drawn).properties(width=WIDTH, height=HEIGHT))
+    both = alt.layer(*drawn).properties(title=_note("grey: the same probes on shuffled labels"))
+    return _finish(both.properties(width=WIDTH, height=HEIGHT))
 
 
 def reliability(table: pd.DataFrame, curve: pd.DataFrame) -> alt.TopLevelMixin:

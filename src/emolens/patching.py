@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.controls import random_directions, turned
-from emolens.decisions import Decision, Trial, each_half
+from emolens.decisions import Decision, Trial
 from emolens.errors import ModelError, SelectionError
 from emolens.hooks import hooked, reading
 from emolens.interventions import (
@@ -37,7 +37,7 @@ from emolens.interventions import (
 from emolens.progress import track
 from emolens.sharing import run_changed
 from emolens.sites import ATTN_OUT, MLP_OUT, RESID_POST, Site, Z
-from emolens.statistics import clustered_ratio
+from emolens.statistics import clustered_ratio, each_half
 from emolens.steering import RANDOM_DIRECTIONS
 from emolens.vectors import EmotionVectors
 

@@ -11,13 +11,13 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from emolens.controls import random_directions
-from emolens.decisions import Decision, Trial, each_half
+from emolens.decisions import Decision, Trial
 from emolens.errors import SelectionError
 from emolens.hooks import reading
 from emolens.interventions import Steer, unit
 from emolens.progress import track
 from emolens.sharing import run_changed
-from emolens.statistics import clustered_interval
+from emolens.statistics import clustered_interval, each_half
 from emolens.vectors import EmotionVectors
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)

@@ -18,7 +18,7 @@ from emolens.ablation import erase, remove
 from emolens.activations import Activations
 from emolens.attribution import attribute
 from emolens.controls import random_directions
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.hooks import hooked
 from emolens.interventions import Intervention, Steer, unit
 from emolens.model import HookedModel
@@ -35,7 +35,7 @@ from emolens.progress import track
 from emolens.recording import record
 from emolens.sharing import run_changed
 from emolens.sites import Site
-from emolens.statistics import clustered_interval, jackknife_interval, row_interval
+from emolens.statistics import clustered_interval, halves, jackknife_interval, row_interval
 from emolens.steering import (
     against_random,
     best_layer,

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from emolens import figures
 from emolens.activations import Activations
+from emolens.controls import shuffled
 from emolens.errors import SelectionError
 from emolens.experiments.bench import (
     NULL_DIRECTIONS,
@@ -57,10 +57,9 @@ from emolens.vectors import EmotionVectors, Method, fit_vectors, paired_vectors
 SCHEMA = 1
 
 
-def shuffled(stories: Activations, neutral: Activations) -> EmotionVectors:
+def shuffled_vectors(stories: Activations, neutral: Activations) -> EmotionVectors:
     """Story vectors of stories whose labels are shuffled: directions of nothing."""
-    labels = np.random.default_rng(0).permutation(stories.emotions).tolist()
-    return fit_vectors(stories.labelled(labels), neutral)
+    return fit_vectors(shuffled(stories, seed=0), neutral)
 
 
 METHODS: Mapping[str, Method] = {
@@ -69,7 +68,7 @@ METHODS: Mapping[str, Method] = {
     "logistic weights": logistic_vectors,
     "LDA weights, shrunk": lda_vectors,
     "PCA of pairs": paired_vectors,
-    "shuffled labels (control)": shuffled,
+    "shuffled labels (control)": shuffled_vectors,
 }
 
 Reader = Callable[[Bench], Mapping[str, Activations]]  # labelled texts, by the name of their kind

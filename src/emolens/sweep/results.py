@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from emolens.decisions import each_half
+from emolens.statistics import each_half
 from emolens.steering import against_random
 from emolens.sweep.config import Sweep
 from emolens.sweep.grid import CONTROL, PERMUTED, UNSTEERED
