@@ -9,7 +9,7 @@ import emolens
 from emolens.behaviour import Behaviour
 from emolens.controls import turned
 from emolens.errors import ModelError, SelectionError
-from emolens.interventions import Head, Patch, along, apart, placebo, whole
+from emolens.interventions import At, Head, Patch, along, apart, placebo, whole
 from emolens.patching import Pairs, patch_components, patch_layers, patch_positions
 from emolens.sites import Site
 from emolens.text import Text
@@ -176,7 +176,7 @@ def test_a_run_patched_with_its_own_parts_stays_as_it_was(tiny_pairs):
         with torch.inference_mode(), emolens.reading(trial.model, (1,), kind) as own:
             trial.logits()
         for part in (whole, turned((0,))):
-            change = Patch(own[1][:, :, 2] if kind == "z" else own[1], tiny_pairs.mask, part)
+            change = At(tiny_pairs.mask, Patch(own[1][:, :, 2] if kind == "z" else own[1], part))
             site = Site(1, kind)
             with emolens.hooked(trial.model, {site: Head(2, change) if kind == "z" else change}):
                 assert_close(trial.run().logit_difference, plain, atol=1e-6, rtol=0)
@@ -188,12 +188,12 @@ def test_all_heads_patched_together_are_the_attention_patched(tiny_pairs):
 
     def all_heads(value):
         for i in range(4):
-            value = Head(i, Patch(source[:, :, i], mask, whole))(value)
+            value = Head(i, At(mask, Patch(source[:, :, i], whole)))(value)
         return value
 
     with emolens.hooked(model, {Site(1, "z"): all_heads}):
         together = tiny_pairs.receiver.run().logit_difference
-    attention = Patch(tiny_pairs.sources([1], "attn_out")[1], mask, whole)
+    attention = At(mask, Patch(tiny_pairs.sources([1], "attn_out")[1], whole))
     with emolens.hooked(model, {Site(1, "attn_out"): attention}):
         assert_close(tiny_pairs.receiver.run().logit_difference, together, atol=1e-5, rtol=0)
 
@@ -342,7 +342,9 @@ def stream(seed, width=12):
 def test_what_lies_along_and_what_lies_apart_are_all_of_the_way(seed, count):
     basis = torch.linalg.qr(stream(seed)[0].T)[0][:, :count].T
     residual, source, mask = stream(seed + 1), stream(seed + 2), stream(seed + 3)[..., 0] > 0
-    moved = [Patch(source, mask, part)(residual) for part in (whole, along(basis), apart(basis))]
+    moved = [
+        At(mask, Patch(source, part))(residual) for part in (whole, along(basis), apart(basis))
+    ]
     assert torch.equal(moved[0][~mask], residual[~mask])
     assert_close(moved[0][mask], source[mask], atol=1e-5, rtol=1e-5)
     assert_close(moved[1] + moved[2] - residual, moved[0], atol=1e-5, rtol=1e-5)
@@ -352,7 +354,7 @@ def test_what_lies_along_and_what_lies_apart_are_all_of_the_way(seed, count):
 
 def test_in_half_precision_the_other_residual_arrives_as_it_is():
     residual, source = 300 * stream(0).bfloat16(), stream(1).bfloat16()
-    patch = Patch(source, torch.ones(3, 5, dtype=torch.bool), whole)
+    patch = Patch(source, whole)
     assert_close(patch(residual), source, atol=0, rtol=1e-2)  # one step of bfloat16 is 0.8%
 
 

@@ -68,25 +68,22 @@ Part = Callable[[Residual], Residual]  # of a difference of residuals, what a pa
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Move the stream to another run's residuals, at chosen positions.
+    """Move the stream to another run's residuals.
 
     Attributes:
         source: the other run's residuals, each at the position that it goes to.
-        mask: which positions are patched; the rest stays bitwise as it was.
         part: what of the way to the other run's residual is gone: `whole`, `along` directions,
             `apart` from them, or a function of your own.
     """
 
     source: Float[Tensor, "text token d_model"]
-    mask: Bool[Tensor, "text token"]
     part: Part
 
     def __call__(self, residual: Residual) -> Residual:
         """The patched stream."""
         # in half precision a sum of the stream and the way would not arrive
         own = residual.to(torch.promote_types(residual.dtype, torch.float32))
-        moved = own + self.part(self.source.to(own) - own)
-        return torch.where(self.mask.to(own.device)[..., None], moved.to(residual), residual)
+        return (own + self.part(self.source.to(own) - own)).to(residual)
 
 
 @dataclass(frozen=True, eq=False)

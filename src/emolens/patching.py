@@ -24,6 +24,7 @@ from emolens.decisions import Decision, Trial
 from emolens.errors import ModelError, SelectionError
 from emolens.hooks import hooked, reading
 from emolens.interventions import (
+    At,
     Head,
     Intervention,
     Part,
@@ -171,7 +172,7 @@ def patch_layers(
             for i, other in enumerate(draws)
         ]
     sources, read, mask = pairs.sources(chosen), _Recovery.between(pairs), pairs.mask
-    patches = [(layer, Patch(sources[layer], mask, part)) for layer, _, _, part in jobs]
+    patches = [(layer, At(mask, Patch(sources[layer], part))) for layer, _, _, part in jobs]
     told, rows = track(jobs, f"patching {toward}", len(jobs), "runs"), []
     for job, found in zip(told, run_changed(pairs.receiver, patches), strict=True):
         rows += [(*job[:3], *row) for row in read.rows(found)]
@@ -199,7 +200,7 @@ def patch_positions(
     jobs = [(layer, back) for layer in chosen for back in range(count)]
     sources, read, shared = pairs.sources(chosen), _Recovery.between(pairs), pairs.mask
     places = [shared & (token == pairs.receiver.final[:, None] - back) for back in range(count)]
-    patches = [(layer, Patch(sources[layer], places[back], whole)) for layer, back in jobs]
+    patches = [(layer, At(places[back], Patch(sources[layer], whole))) for layer, back in jobs]
     told, rows = track(jobs, "patching tokens", len(jobs), "runs"), []
     for (layer, back), found in zip(told, run_changed(pairs.receiver, patches), strict=True):
         rows += [(layer, -back, *row) for row in read.rows(found)]
@@ -283,9 +284,15 @@ def _components(
             f"{tuple(heads.shape[2:])}: what is one head's cannot be told, patch the residuals"
         )
     for name, kind in (("attention", ATTN_OUT), ("mlp", MLP_OUT)):
-        yield name, Site(layer, kind), partial(Patch, pairs.sources([layer], kind)[layer], mask)
+        yield name, Site(layer, kind), partial(_patch, pairs.sources([layer], kind)[layer], mask)
     for index, source in enumerate(heads.unbind(2)):
         yield f"head {index}", site, partial(_patch_head, index, source, mask)
+
+
+def _patch(
+    source: Float[Tensor, "pair token width"], mask: Bool[Tensor, "pair token"], part: Part
+) -> Intervention:
+    return At(mask, Patch(source, part))
 
 
 def _patch_head(
@@ -294,7 +301,7 @@ def _patch_head(
     mask: Bool[Tensor, "pair token"],
     part: Part,
 ) -> Intervention:
-    return Head(index, Patch(source, mask, part))
+    return Head(index, _patch(source, mask, part))
 
 
 @dataclass(frozen=True, eq=False)

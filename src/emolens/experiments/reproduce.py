@@ -41,6 +41,7 @@ from emolens.vectors import EmotionVectors, fit_vectors
 
 SCHEMA = 1
 EMOTIONS = ("desperate", "calm")
+PROBES = ("nearest vector", "logistic", "ridge")  # LDA takes hours in thousands of dimensions
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def _check_emotions(inputs: Inputs, vectors: EmotionVectors | None) -> None:
 
 def _found(done: Reproduction, stories: Activations, seed: int) -> None:
     """Probes beside the text baseline, and what the vectors say through the unembedding."""
-    probe = probe_layers(stories, seed=seed)
+    probe = probe_layers(stories, methods=PROBES, seed=seed)
     done.tables["probes"] = probe
     done.tables["text_baseline"] = text_baseline(done.inputs.corpus.stories, seed=seed)
     done.tables["probe_depth"] = probe_depth(stories, seed=seed)
