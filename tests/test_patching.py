@@ -209,7 +209,7 @@ def test_where_prompts_are_not_shifted_transformer_lens_patches_the_same(name, t
     table = patch_components(pairs, random_count=0)
     told = table[table.half == "report"]
     ours = told.pivot(index="layer", columns="component", values="logit_difference")
-    rows = ~emolens.decisions.halves(pairs.receiver.groups)
+    rows = ~emolens.statistics.halves(pairs.receiver.groups)
 
     def metric(logits):
         return pairs.receiver.decide(logits[:, -1].float()).logit_difference[rows].mean()
