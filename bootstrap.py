@@ -23,6 +23,7 @@ CPU_TORCH = "2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OLD_HOST = "transformer-lens==3.9.0"
 NIGHTLY = "slow or real or peers or fuzz"
+EVERY_CORE = ("--numprocesses=auto", "--dist=worksteal")  # neighbours share a worker's fixtures
 
 
 def python_of(folder: Path) -> Path:
@@ -100,13 +101,13 @@ def main() -> int:
     if job == "reproduce":
         return run(set_up(ROOT / ".venv"), "emolens", "reproduce", *rest)
     if job == "test":
-        return run(set_up(ROOT / ".venv"), "pytest", *rest)
+        return run(set_up(ROOT / ".venv"), "pytest", *EVERY_CORE, *rest)
     if job == "nightly":
         os.environ.setdefault("EMOLENS_FUZZ_EXAMPLES", "10000")
         return run(set_up(ROOT / ".venv"), "pytest", "-m", NIGHTLY, *rest)
     if job == "contract":
         python = set_up(ROOT / ".venv-tl3", OLD_HOST)
-        return run(python, "pytest", "-m", "contract", "tests", *rest)
+        return run(python, "pytest", *EVERY_CORE, "-m", "contract", "tests", *rest)
     if job == "lint":
         python = set_up(ROOT / ".venv")
         checks = [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)]
