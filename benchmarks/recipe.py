@@ -20,10 +20,12 @@ from emolens.organism.train import train
 PARTS = {
     "all parts": {},
     "no easy stage": {"easy_share": 0.0},
+    "no stretch of numbers": {"counting_share": 0.0},
     "all words weigh alike": {"special_weight": 1.0},
     "no early reading": {"early_weight": 0.0},
     "early reading not sharpened": {"early_sharpness": 1.0},
     "no interchange": {"interchange_share": 0.0},
+    "no noise": {"noise_share": 0.0},
     "embeddings of 0.02": {"embedding_std": 0.02},
 }
 CHECKS = (

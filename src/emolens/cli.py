@@ -271,7 +271,7 @@ def sweep(
 
 @organism_app.command()
 def train(
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 10_000_000,
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 11_500_000,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,

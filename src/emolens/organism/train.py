@@ -24,6 +24,7 @@ from emolens.organism.building import (
 from emolens.organism.checks import class_probability, validation_gap
 from emolens.organism.interchange import Interchange
 from emolens.organism.losses import batch_loss, early_layer, settle, verb_scenes, word_weights
+from emolens.organism.noise import Noise
 from emolens.organism.recipe import FineTune, Recipe
 from emolens.organism.state import LOG, Run
 from emolens.organism.texts import assistant_prompts, prompts
@@ -117,6 +118,7 @@ def _run(
     )
     run = Run(out, record, model, optimiser, torch.Generator().manual_seed(recipe.seed))
     run.restore()
+    model.set_attn_implementation("eager")  # sdpa's backward in bfloat16 is slow on CPUs
     settle(model)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -161,6 +163,7 @@ def _steps(
     weights = word_weights(tokenizer, world.special_words(), recipe.special_weight, rest=1.0)
     early = word_weights(tokenizer, world.emotion_words(), recipe.early_weight, rest=0.0)
     weights, early = weights.to(run.model.device), early.to(run.model.device)
+    tells = word_weights(tokenizer, world.emotion_words(), 1.0, rest=0.0) > 0
     scene_of, pad = verb_scenes(tokenizer, world), tokenizer.pad_token_id
     layer = early_layer(run.model.config.num_hidden_layers)
     stream = corpus(world, tokenizer, recipe)
@@ -175,12 +178,16 @@ def _steps(
         rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, run.seen / recipe.tokens)))
         for group in run.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate
-        swap = Interchange.draw(ids, scene_of, recipe.interchange_share, run.generator)
+        swap = Interchange.draw(ids, tells[felt], scene_of, recipe.interchange_share, run.generator)
+        noise = Noise.draw(
+            len(ids), run.model.config.hidden_size, recipe.noise_share, run.generator
+        )
         loss = batch_loss(
             run.model,
             ids,
             felt,
             swap,
+            noise,
             layer=layer,
             weights=weights,
             early=early,
