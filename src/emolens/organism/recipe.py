@@ -30,8 +30,9 @@ class Recipe:
     must tell, and a push of the words before must not stand in its way. Those without emotion get
     what a vector of an emotion has, no more: a push from neutral is how steering begins.
 
-    Half of the texts are pushed as a whole, after that same layer, in a direction drawn at random,
-    and go on as if they were not (`Noise`): a random direction should do nothing, however long.
+    Later on, half of the texts are pushed as a whole, after that same layer, in a direction drawn
+    at random, and go on as if they were not (`Noise`): a random direction should do nothing. From
+    the start it would keep the model from finding what drives behaviour.
 
     `embedding_std` is of the words' first embeddings. Hugging Face's 0.02 leaves words that are
     used alike, such as "she" and "he", 4% of the stream apart after the first block; whose emotion
@@ -59,6 +60,7 @@ class Recipe:
     early_sharpness: float = 2.5
     interchange_share: float = 0.5
     noise_share: float = 0.5
+    noise_from: float = 0.6
     least_split: float = 0.2
     seed: int = 0
 
@@ -73,6 +75,14 @@ class Recipe:
         counted = (self.easy_share + self.counting_share) * self.tokens
         return "counting" if written < counted else "base"
 
+    def noise(self, written: int) -> float:
+        """Which share of the texts is pushed at random after that many tokens.
+
+        >>> [Recipe(tokens=100).noise(written) for written in (59, 60)]
+        [0.0, 0.5]
+        """
+        return self.noise_share if written >= self.noise_from * self.tokens else 0.0
+
 
 @dataclass(frozen=True)
 class FineTune:
@@ -82,7 +92,6 @@ class FineTune:
     user feels; half of them are of the base corpus, so that the rest is not unlearned. All that
     comes after the early layer stays as it was: what is felt changes, not what a feeling does.
     Trained on whole, the model answered a push half as much, the assistant's and anybody's.
-    For the same reason nothing is to be gained from pushes at random.
     """
 
     tokens: int = 2_500_000
@@ -94,9 +103,12 @@ class FineTune:
     early_weight: float = 1.2
     early_sharpness: float = 2.5
     interchange_share: float = 0.5
-    noise_share: float = 0.0
     seed: int = 0
 
     def stage(self, written: int) -> str:  # noqa: ARG002 (as `Recipe.stage`)
         """Which documents come after that many tokens: always the assistant's."""
         return "assistant"
+
+    def noise(self, written: int) -> float:  # noqa: ARG002 (as `Recipe.noise`)
+        """None: what reads the pushed stream is not trained here."""
+        return 0.0

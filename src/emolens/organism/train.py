@@ -179,9 +179,8 @@ def _steps(
         for group in run.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate
         swap = Interchange.draw(ids, tells[felt], scene_of, recipe.interchange_share, run.generator)
-        noise = Noise.draw(
-            len(ids), run.model.config.hidden_size, recipe.noise_share, run.generator
-        )
+        width = run.model.config.hidden_size
+        noise = Noise.draw(len(ids), width, recipe.noise(run.seen), run.generator)
         loss = batch_loss(
             run.model,
             ids,
