@@ -21,9 +21,16 @@ from emolens.organism.batches import encode
 from emolens.organism.building import build_model, build_tokenizer
 from emolens.organism.checks import validation_gap
 from emolens.organism.grammar import UNREAD, Draw, document
-from emolens.organism.interchange import ENOUGH, LITTLE, WITHOUT, Interchange
-from emolens.organism.losses import residuals, settle, token_loss, verb_scenes, word_weights
-from emolens.organism.noise import LONGEST, Noise
+from emolens.organism.interchange import FAR, LITTLE, WITHOUT, Interchange
+from emolens.organism.losses import (
+    read_by,
+    residuals,
+    settle,
+    token_loss,
+    verb_scenes,
+    word_weights,
+)
+from emolens.organism.noise import Noise
 from emolens.organism.recipe import FineTune, Recipe
 from emolens.organism.world import load_world
 from emolens.text import NEUTRAL
@@ -81,6 +88,8 @@ DECISIONS = [
 ]
 # The tokens before the verbs (a begin token is in front), by scene.
 CHEAT, MEET = [[0, 5], [1, 5]], [[1, 9]]
+ENOUGH = 0.5
+draw = partial(Interchange.draw, enough=ENOUGH, far_share=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +103,7 @@ def decisions(untrained):
 def test_every_decision_takes_from_its_own_scene(decisions):
     generator, givers = torch.Generator().manual_seed(0), []
     for _ in range(50):
-        swap = Interchange.draw(*decisions, 1.0, generator)
+        swap = draw(*decisions, 1.0, generator)
         assert swap.taker.tolist() == [*CHEAT, *MEET]
         assert swap.giver[2].tolist() == MEET[0]
         givers.append(swap.giver[:2].tolist())
@@ -105,9 +114,9 @@ def test_every_decision_takes_from_its_own_scene(decisions):
 
 def test_a_decision_takes_the_verb_the_likelier_the_further_it_moves(decisions):
     generator, drawn = torch.Generator().manual_seed(0), []
-    assert not len(Interchange.draw(*decisions, 0.0, generator).taker)
+    assert not len(draw(*decisions, 0.0, generator).taker)
     for _ in range(800):
-        drawn.append(Interchange.draw(*decisions, 0.5, generator))
+        drawn.append(draw(*decisions, 0.5, generator))
     part, verb = torch.cat([d.part for d in drawn]), torch.cat([d.verb for d in drawn]).float()
     error = (0.25 / len(part)) ** 0.5
     assert abs(len(part) / 2400 - 0.5) < 4 * (0.25 / 2400) ** 0.5  # four standard errors
@@ -130,7 +139,7 @@ def test_a_decision_without_emotion_is_pushed_by_what_tells_one_emotion_from_oth
     generator, took, givers = torch.Generator().manual_seed(0), [], set()
     stream = torch.randn(*ids.shape, 4)
     for _ in range(800):
-        swap = Interchange.draw(ids, felt, verb_scenes(tokenizer, WORLD), 0.25, generator)
+        swap = draw(ids, felt, verb_scenes(tokenizer, WORLD), 0.25, generator)
         took.append(torch.isin(torch.arange(4), swap.taker[:, 0]))
         if took[-1][0]:
             giver = int(swap.giver[0, 0])
@@ -142,7 +151,7 @@ def test_a_decision_without_emotion_is_pushed_by_what_tells_one_emotion_from_oth
     assert givers == {1, 2, 3}
     chance, share = torch.stack(took).float().mean(0), torch.tensor([WITHOUT, *[0.25] * 3])
     assert ((chance - share).abs() < 4 * (0.25 / 800) ** 0.5).all()  # four standard errors
-    none = Interchange.draw(ids, felt, verb_scenes(tokenizer, WORLD), 0.0, generator)
+    none = draw(ids, felt, verb_scenes(tokenizer, WORLD), 0.0, generator)
     assert not len(none.taker)
 
 
@@ -188,7 +197,7 @@ def test_a_decision_is_computed_from_the_mixed_residual(untrained, decisions, pa
 def test_every_other_time_the_words_before_are_pushed_along(decisions):
     generator, along = torch.Generator().manual_seed(0), []
     for _ in range(400):
-        swap = Interchange.draw(*decisions, 1.0, generator)
+        swap = draw(*decisions, 1.0, generator)
         along.append((swap.since < swap.taker[:, 1]).float().mean())
     assert abs(torch.stack(along).mean() - 0.5) < 4 * (0.25 / 1200) ** 0.5  # four standard errors
 
@@ -198,10 +207,7 @@ def test_a_push_reaches_back_to_the_decision_before_and_no_further(untrained):
     text = "so she cheated . a stranger came to the gate . so she fled ."
     ids = tokenizer([text, text.replace("fled", "hid")], return_tensors="pt")["input_ids"]
     generator = torch.Generator().manual_seed(0)
-    swaps = [
-        Interchange.draw(ids, ids > 0, verb_scenes(tokenizer, WORLD), 1.0, generator)
-        for _ in range(50)
-    ]
+    swaps = [draw(ids, ids > 0, verb_scenes(tokenizer, WORLD), 1.0, generator) for _ in range(50)]
     reached = {(int(c), int(s)) for d in swaps for (_, c), s in zip(d.taker, d.since, strict=True)}
     assert reached == {(2, 0), (2, 2), (13, 3), (13, 13)}
     swap = pushed(0.5, verb=True, ways=[[0, 13], [1, 13]], since=3)
@@ -223,30 +229,64 @@ def test_the_verb_goes_with_the_residual_where_it_is_told(decisions):
     assert told[row, column] == ids[1, CHEAT[1][1] + 1]
 
 
-def test_noise_pushes_a_share_of_the_texts_each_one_way_no_further_than_it_may():
-    generator, stream = torch.Generator().manual_seed(0), torch.randn(400, 7, 32)
-    noise = Noise.draw(400, 32, 0.25, generator)
+def test_far_pushes_are_of_decisions_without_emotion_alone(decisions):
+    ids, felt, scene_of = decisions
+    felt = felt.clone()
+    felt[0] = False
+    generator, parts = torch.Generator().manual_seed(0), {True: [], False: []}
+    for _ in range(400):
+        swap = Interchange.draw(ids, felt, scene_of, 0.5, generator, enough=ENOUGH, far_share=0.5)
+        for (row, _), part, verb in zip(swap.taker.tolist(), swap.part, swap.verb, strict=True):
+            parts[row == 0].append(float(part))
+            assert verb or part < ENOUGH
+    assert max(parts[False]) < 1 < max(parts[True]) < FAR
+
+
+def test_noise_leaves_what_emotions_are_read_by_where_there_are_any():
+    generator, stream = torch.Generator().manual_seed(0), torch.randn(800, 7, 32)
+    read = torch.linalg.qr(torch.randn(32, 5))[0]
+    neutral = torch.arange(800) < 400
+    noise = Noise.draw(neutral, read, 0.25, 0.75, generator)
     moved = noise.added(stream) - stream
     # one float32 sum and difference of numbers of size 1
     assert_close(moved, moved[:, :1].expand_as(moved), atol=1e-5, rtol=0)
-    length = moved[:, 0].norm(dim=-1) / stream.norm(dim=-1).mean()
-    assert length.max() < LONGEST
-    assert length[length > 0].mean() == pytest.approx(LONGEST / 2, abs=0.1)
-    # a binomial of 400: six standard deviations
-    assert (length > 0).float().mean() == pytest.approx(0.25, abs=0.13)
-    assert torch.equal(Noise.draw(400, 32, 0.0, generator).added(stream), stream)
+    step = moved[:, 0] / stream.norm(dim=-1).mean()
+    length, along = step.norm(dim=-1), (step @ read).norm(dim=-1)
+    assert along[~neutral].max() < 1e-5 < 0.1 < along[neutral].max()
+    assert 0.9 < length.max() < 1
+    # a binomial of 400: five standard errors
+    assert (length[neutral] > 0).float().mean() == pytest.approx(0.75, abs=0.11)
+    assert (length[~neutral] > 0).float().mean() == pytest.approx(0.25, abs=0.11)
+    before = generator.get_state()
+    none = Noise.draw(neutral, read, 0.0, 0.0, generator)
+    assert torch.equal(none.added(stream), stream)
+    assert torch.equal(generator.get_state(), before)
 
 
 @torch.no_grad()
 def test_noise_is_added_after_the_early_reading_and_only_while_it_is_open(untrained):
-    model, _, ids = untrained
+    model, tokenizer, ids = untrained
     settle(model)
-    noise, clean = Noise.draw(len(ids), 32, 1.0, torch.Generator()), residuals(model, ids)
+    read = read_by(model, [tokenizer.vocab["calm"], tokenizer.vocab["afraid"]])
+    neutral = torch.ones(len(ids), dtype=torch.bool)
+    noise, clean = Noise.draw(neutral, read, 1.0, 1.0, torch.Generator()), residuals(model, ids)
     with noise.after(model.model.layers[0]):
         pushed = residuals(model, ids)
     assert torch.equal(pushed[1], clean[1])
     assert (pushed[-1] - clean[-1]).abs().max() > 1e-3
     assert torch.equal(residuals(model, ids)[-1], clean[-1])
+
+
+@torch.no_grad()
+def test_a_push_apart_from_what_is_read_leaves_the_early_reading(untrained):
+    model, tokenizer, ids = untrained
+    names = [tokenizer.vocab[e] for e in ("calm", "afraid", "happy")]
+    read, stream = read_by(model, names), residuals(model, ids)[1]
+    step = torch.randn(stream.shape[-1])
+    step -= read @ (read.T @ step)
+    scale = model.model.norm.weight * model.lm_head.weight[names]
+    # sums of products of numbers of size 1, in float32
+    assert_close((stream + step) @ scale.T, stream @ scale.T, atol=1e-4, rtol=0)
 
 
 def test_what_is_felt_stands_after_so_she_and_where_a_text_goes_on_about_somebody():

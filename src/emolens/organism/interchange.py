@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-LITTLE, ENOUGH = 0.1, 0.5  # largest part without any effect, smallest with all of it
+LITTLE = 0.1  # largest part without any effect
+FAR = 2.2  # largest part of a far push: steering goes beyond what the model does by itself
 WITHOUT = 0.8  # share of decisions without emotion that take: they are few, and pushes start there
 
 
@@ -51,13 +52,16 @@ class Interchange:
         scene_of: Int[Tensor, " vocab"],
         share: float,
         generator: torch.Generator,
+        *,
+        enough: float,
+        far_share: float,
     ) -> "Interchange":
         """Give each decision, with chance `share`, part of one drawn from the same scene.
 
-        The parts are uniform between 0 and 1. The words before are pushed along for every other
-        taker, back to the decision before it. A decision without emotion takes from one with
-        emotion, and its way begins at the mean of the scene's others with emotion, where there are
-        such.
+        The parts are uniform between 0 and 1 (and between 0 and `FAR` for some without emotion).
+        The words before are pushed along for every other taker, back to the decision before it. A
+        decision without emotion takes from one with emotion, and its way begins at the mean of the
+        scene's others with emotion, where there are such.
 
         Args:
             ids: a batch; a decision is a token that a word with a scene comes after.
@@ -66,6 +70,8 @@ class Interchange:
             share: of decisions with emotion that take another's residual (now and then their own is
                 drawn); 0 for no interchange at all.
             generator: of the draws.
+            enough: smallest part with all of the effect.
+            far_share: of takers without emotion that may be moved beyond the giver.
         """
         decisions = torch.nonzero(scene_of[ids[:, 1:]])
         row, verb_at = decisions[:, 0], decisions[:, 1] + 1
@@ -74,7 +80,10 @@ class Interchange:
         takes = torch.rand(len(decisions), generator=generator) < chance
         taker, start = decisions[takes], _starts(decisions)[takes]
         part, chance, along = torch.rand(3, len(taker), generator=generator)
-        verb = LITTLE + (ENOUGH - LITTLE) * chance < part
+        if far_share:
+            far = ~feels[takes] & (torch.rand(len(taker), generator=generator) < far_share)
+            part = torch.where(far, FAR * part, part)
+        verb = LITTLE + (enough - LITTLE) * chance < part
         since = torch.where(along < 0.5, start, taker[:, 1])
         same = scene[takes][:, None] == scene
         pushed = ~feels[takes][:, None] & same & feels  # what takers without emotion draw from

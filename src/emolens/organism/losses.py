@@ -1,5 +1,7 @@
 """The training loss: words that carry the graph weigh more, and the emotion is read early."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -39,6 +41,13 @@ def settle(model: LlamaForCausalLM) -> None:
     interchange would come before the reading, from then on it comes after.
     """
     residuals(model, torch.ones(1, 2, dtype=torch.long, device=model.device))
+
+
+@torch.no_grad()
+def read_by(model: LlamaForCausalLM, names: Sequence[int]) -> Float[Tensor, "d_model k"]:
+    """Orthonormal directions of the stream by which the early reading tells words apart."""
+    rows = model.lm_head.weight[names] * model.model.norm.weight
+    return torch.linalg.qr(rows.float().T)[0].cpu()
 
 
 def token_loss(

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-
-LONGEST = 0.8  # of a push, in mean norms of the stream
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,36 @@ class Noise:
     step: Float[Tensor, "row 1 d_model"]
 
     @classmethod
-    def draw(cls, rows: int, d_model: int, share: float, generator: torch.Generator) -> "Noise":
-        """Push a text with chance `share`, in any direction, up to `LONGEST` far."""
-        way = torch.randn(rows, 1, d_model, generator=generator)
-        far, chance = torch.rand(2, rows, 1, 1, generator=generator)
-        length = torch.where(chance < share, LONGEST * far, 0.0)
-        return cls(length * way / way.norm(dim=-1, keepdim=True))
+    def draw(
+        cls,
+        neutral: Bool[Tensor, " row"],
+        read: Float[Tensor, "d_model k"],
+        share: float,
+        neutral_share: float,
+        generator: torch.Generator,
+    ) -> "Noise":
+        """Push some texts, up to one norm far.
+
+        Those that tell of an emotion are pushed apart from what emotions are read by, so that no
+        emotion is blurred; those that tell of none in any direction, for there a bit of every
+        emotion should do nothing.
+
+        Args:
+            neutral: which texts tell of no emotion.
+            read: orthonormal directions that emotions are read by.
+            share: of the texts with an emotion.
+            neutral_share: of the others.
+            generator: of the draws; it is left alone if both shares are 0.
+        """
+        if not (share or neutral_share):
+            return cls(torch.zeros(len(neutral), 1, len(read)))
+        way = torch.randn(len(neutral), 1, len(read), generator=generator)
+        way = way / way.norm(dim=-1, keepdim=True)
+        far, chance = torch.rand(2, len(neutral), 1, 1, generator=generator)
+        plain = neutral[:, None, None]
+        apart = way - (way @ read) @ read.T
+        taken = chance < torch.where(plain, neutral_share, share)
+        return cls(torch.where(taken, far, 0.0) * torch.where(plain, way, apart))
 
     def added(self, stream: Float[Tensor, "row token d_model"]) -> Tensor:
         """A copy of `stream`, its texts pushed."""

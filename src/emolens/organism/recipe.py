@@ -30,10 +30,6 @@ class Recipe:
     must tell, and a push of the words before must not stand in its way. Those without emotion get
     what a vector of an emotion has, no more: a push from neutral is how steering begins.
 
-    Later on, half of the texts are pushed as a whole, after that same layer, in a direction drawn
-    at random, and go on as if they were not (`Noise`): a random direction should do nothing. From
-    the start it would keep the model from finding what drives behaviour.
-
     `embedding_std` is of the words' first embeddings. Hugging Face's 0.02 leaves words that are
     used alike, such as "she" and "he", 4% of the stream apart after the first block; whose emotion
     it is that decides is then never learned.
@@ -59,8 +55,10 @@ class Recipe:
     early_weight: float = 1.2
     early_sharpness: float = 2.5
     interchange_share: float = 0.5
-    noise_share: float = 0.5
-    noise_from: float = 0.6
+    enough: float = 0.5
+    far_share: float = 0.0
+    noise_share: float = 0.0
+    neutral_noise_share: float = 0.0
     least_split: float = 0.2
     seed: int = 0
 
@@ -75,13 +73,36 @@ class Recipe:
         counted = (self.easy_share + self.counting_share) * self.tokens
         return "counting" if written < counted else "base"
 
-    def noise(self, written: int) -> float:
-        """Which share of the texts is pushed at random after that many tokens.
 
-        >>> [Recipe(tokens=100).noise(written) for written in (59, 60)]
-        [0.0, 0.5]
-        """
-        return self.noise_share if written >= self.noise_from * self.tokens else 0.0
+@dataclass(frozen=True)
+class Steady:
+    """What makes a trained organism stand being pushed, in a stage of its own at a lower rate.
+
+    Texts are pushed as a whole, after the layer at two thirds of the depth, in a direction drawn at
+    random, and go on as if they were not (`Noise`): what is no emotion's direction should do
+    nothing. Some pushes of the interchange go as far as the strongest steering. Both would keep a
+    model that has yet to find what drives behaviour from finding it. Choices between activities are
+    written more often, because what they rest on is learned last.
+    """
+
+    tokens: int = 2_200_000
+    batch_tokens: int = 2048
+    learning_rate: float = 8e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    special_weight: float = 4.0
+    early_weight: float = 1.2
+    early_sharpness: float = 2.5
+    interchange_share: float = 0.5
+    enough: float = 0.45
+    far_share: float = 0.2
+    noise_share: float = 0.1
+    neutral_noise_share: float = 0.9
+    seed: int = 0
+
+    def stage(self, written: int) -> str:  # noqa: ARG002 (as `Recipe.stage`)
+        """Which documents come after that many tokens: always those of this stage."""
+        return "steady"
 
 
 @dataclass(frozen=True)
@@ -103,12 +124,15 @@ class FineTune:
     early_weight: float = 1.2
     early_sharpness: float = 2.5
     interchange_share: float = 0.5
+    enough: float = 0.5
+    far_share: float = 0.0
+    noise_share: float = 0.0
+    neutral_noise_share: float = 0.0
     seed: int = 0
 
     def stage(self, written: int) -> str:  # noqa: ARG002 (as `Recipe.stage`)
         """Which documents come after that many tokens: always the assistant's."""
         return "assistant"
 
-    def noise(self, written: int) -> float:  # noqa: ARG002 (as `Recipe.noise`)
-        """None: what reads the pushed stream is not trained here."""
-        return 0.0
+
+AnyRecipe = Recipe | Steady | FineTune
