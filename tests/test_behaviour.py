@@ -10,9 +10,10 @@ import emolens
 from emolens.ablation import ablate_layers
 from emolens.attribution import attribute, gradients
 from emolens.behaviour import Behaviour
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.errors import ModelError, SelectionError
 from emolens.organism import planted_probability
+from emolens.statistics import halves
 from emolens.steering import (
     against_random,
     best_layer,

@@ -9,21 +9,27 @@ import torch
 from torch.testing import assert_close
 
 from emolens.activations import Activations
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.errors import SelectionError
-from emolens.experiments.bench import PROMPTS, false_positives, null_bound, prepare
+from emolens.experiments.bench import (
+    NULL_DIRECTIONS,
+    PROMPTS,
+    false_positives,
+    null_bound,
+    prepare,
+)
 from emolens.experiments.calibrate import (
     KINDS,
     MEASURES,
     calibrate,
-    shuffled,
+    shuffled_vectors,
     write_calibration,
 )
 from emolens.kinds import other_speaker, record_speakers
 from emolens.organism import organism_behaviour, organism_dialogues
 from emolens.probes import lda_vectors, logistic_vectors
 from emolens.provenance import Provenance
-from emolens.statistics import jackknife_interval, row_interval
+from emolens.statistics import halves, jackknife_interval, row_interval
 from emolens.vectors import fit_vectors, paired_vectors
 
 
@@ -42,7 +48,7 @@ def other(bench):
 @pytest.fixture(scope="module")
 def done(organism):
     """A quick scorecard: two scenes."""
-    methods = {"story": fit_vectors, "shuffled": shuffled, "turned": turned}
+    methods = {"story": fit_vectors, "shuffled": shuffled_vectors, "turned": turned}
     return calibrate(organism, methods, [other], scenes=("cheat", "meet"))
 
 
@@ -80,6 +86,22 @@ def test_what_another_speaker_feels_has_little_of_what_one_feels_oneself(done):
     assert abs(other) < own / 4
     assert value(done, "other speaker", "ablation_share") < 0.2
     assert value(done, "other speaker", "detection_accuracy") < 0.2
+
+
+def test_what_comes_with_a_direction_stands_beside_what_comes_with_random_ones(done):
+    told = done.patching.set_index("part").recovered
+    assert told["whole"] > told["direction"] > 0.5 > abs(told["20 random directions"])
+    assert told["complement"] < 0.5
+    from_json = json.loads(done.to_json())["patching"]
+    assert [row["part"] for row in from_json] == list(told.index)
+
+
+def test_random_directions_are_called_one_time_in_twenty_and_planted_effects_mostly(done):
+    told = done.significance.set_index("planted")
+    none = told.loc["none (random directions)"]
+    assert none.steps == NULL_DIRECTIONS
+    assert none.low <= 0.05
+    assert told.loc["at least 0.3"].called > 0.7
 
 
 def test_two_ways_of_removing_stand_beside_each_other(done):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 import emolens
 from emolens.decisions import Trial
 from emolens.errors import HookError, ModelError, SelectionError
+from emolens.interventions import Head
 from emolens.organism import organism_folder
 from emolens.positions import everything
 from emolens.recording import record
@@ -108,6 +109,33 @@ def test_residuals_of_the_organism_equal_hugging_face(model):
     # layer l is hidden_states[l + 1] for every block but the last
     hidden = torch.stack(out.hidden_states[1:-1]) / size[:-1]
     assert_close(ours[:-1][:, real], hidden[:, real], atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_adds_what_its_attention_and_its_mlp_give(model):
+    tokens, layers = model.tokenize(TEXTS), tuple(range(model.n_layers))
+    with (
+        torch.inference_mode(),
+        emolens.reading(model, layers) as stream,
+        emolens.reading(model, layers, "attn_out") as attention,
+        emolens.reading(model, layers, "mlp_out") as mlp,
+    ):
+        model.forward(tokens.ids, tokens.mask)
+    for k in layers[1:]:
+        added = (stream[k] - stream[k - 1])[tokens.mask]
+        parts = (attention[k] + mlp[k])[tokens.mask]
+        assert_close(added, parts, atol=1e-3, rtol=1e-5)  # the stream is up to 1,000 long
+
+
+def test_a_changed_head_changes_the_run_at_every_door_alike(model, organism):
+    tokens, found = model.tokenize(TEXTS), []
+    for door in (model, organism):
+        change = {emolens.Site(3, "z"): Head(1, torch.neg)}
+        with torch.inference_mode(), emolens.hooked(door, change):
+            found.append(door.forward(tokens.ids, tokens.mask)[tokens.mask])
+    assert_close(*found, atol=1e-3, rtol=1e-4)
+    with torch.inference_mode():
+        plain = organism.forward(tokens.ids, tokens.mask)[tokens.mask]
+    assert (found[0] - plain).abs().max() > 0.1
 
 
 def test_a_zero_vector_leaves_logits_bitwise_unchanged(model):

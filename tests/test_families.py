@@ -17,7 +17,9 @@ from conftest import FAMILIES
 from torch.testing import assert_close
 
 import emolens
+from emolens.interventions import Head
 from emolens.positions import Positions, everything
+from emolens.sites import Site
 from emolens.text import Tokens
 
 pytestmark = pytest.mark.contract
@@ -87,12 +89,68 @@ def family(request, tiny_folder):
     model = emolens.load(folder)
     tokens = model.tokenize(TEXTS)
     residuals, logits = alone(tokens, folder)
-    return SimpleNamespace(model=model, tokens=tokens, residuals=residuals, logits=logits)
+    return SimpleNamespace(
+        model=model, folder=folder, tokens=tokens, residuals=residuals, logits=logits
+    )
 
 
 def test_every_token_after_every_block_equals_hugging_face(family):
     for ours, theirs in zip(recorded(family.model, TEXTS), family.residuals, strict=True):
         assert_close(ours, theirs, **CLOSE)
+
+
+OF_A_BLOCK = {  # by model type: what projects the heads, and what gives what is added to the stream
+    "gpt2": ("attn.c_proj", "attn", "mlp"),
+    "gpt_neox": ("attention.dense", "attention", "mlp"),
+    "gemma2": ("self_attn.o_proj", "post_attention_layernorm", "post_feedforward_layernorm"),
+    "gemma3_text": ("self_attn.o_proj", "post_attention_layernorm", "post_feedforward_layernorm"),
+    "olmo2": ("self_attn.o_proj", "post_attention_layernorm", "post_feedforward_layernorm"),
+}
+
+
+def one_minus(value):
+    """Other before a norm than after it; a negative would be the same."""
+    return 1 - value
+
+
+def changed(folder, layer, kind):
+    """Hugging Face's own model, with that part of that block changed by a hook."""
+    hf, _ = hugging_face(folder)
+    block = next(m for m in hf.modules() if isinstance(m, torch.nn.ModuleList))[layer]
+    projection, *adds = OF_A_BLOCK.get(
+        hf.config.model_type, ("self_attn.o_proj", "self_attn", "mlp")
+    )
+
+    def one_head(_module, args):
+        heads = args[0].clone().unflatten(-1, (hf.config.num_attention_heads, -1))
+        heads[..., 1, :] = one_minus(heads[..., 1, :])
+        return (heads.flatten(-2), *args[1:])
+
+    def output(_module, _args, out):
+        return (one_minus(out[0]), *out[1:]) if isinstance(out, tuple) else one_minus(out)
+
+    if kind == "z":
+        block.get_submodule(projection).register_forward_pre_hook(one_head)
+    else:
+        block.get_submodule(adds[kind == "mlp_out"]).register_forward_hook(output)
+    return hf
+
+
+@pytest.mark.parametrize("kind", ["attn_out", "mlp_out", "z"])
+def test_a_changed_part_changes_the_run_as_hugging_faces_own_hook_does(family, kind):
+    if not family.model.causal:
+        pytest.skip("an encoder adds to a stream that it then normalises, and has no logits")
+    change = Head(1, one_minus) if kind == "z" else one_minus
+    tokens = family.tokens
+    for layer in range(family.model.n_layers):
+        with torch.inference_mode(), emolens.hooked(family.model, {Site(layer, kind): change}):
+            ours = family.model.forward(tokens.ids, tokens.mask)[tokens.mask]
+        hf = changed(family.folder, layer, kind)
+        with torch.inference_mode():
+            rows = zip(tokens.ids, tokens.mask, strict=True)
+            theirs = torch.cat([hf(ids[mask][None]).logits[0] for ids, mask in rows])
+        assert_close(ours, theirs, **CLOSE)
+        assert (ours - torch.cat(family.logits)).abs().max() > 0.05
 
 
 def test_the_mean_over_tokens_equals_hugging_face(family):

@@ -54,17 +54,20 @@ def test_dose_response_draws_only_norm_units_and_random_in_grey(dose):
 
 def test_probe_curve_marks_chance_and_the_words_alone():
     rows = [
-        (layer, m, 0.6, 0.5, 0.7, 0.05)
+        (layer, m, 0.6, 0.5, 0.7, 0.05, 0.04)
         for layer in range(3)
         for m in ("nearest vector", "logistic")
     ]
-    columns = ["layer", "method", "accuracy", "low", "high", "chance"]
-    baseline = pd.DataFrame([(-1, "unigram text", 0.4, 0.3, 0.5, 0.05)], columns=columns)
+    columns = ["layer", "method", "accuracy", "low", "high", "chance", "shuffled"]
+    baseline = pd.DataFrame([(-1, "unigram text", 0.4, 0.3, 0.5, 0.05, 0.04)], columns=columns)
     spec = figures.probe_curve(pd.DataFrame(rows, columns=columns), baseline).to_dict()
     labels = [r.get("label") for data in spec["datasets"].values() for r in data]
     assert "chance" in labels
     assert "unigram text 0.40" in labels
     assert marks(spec).count("rule") == 2
+    (grey,) = [x for x in spec["layer"] if x.get("mark", {}).get("color") == figures.RANDOM]
+    assert grey["encoding"]["y"]["field"] == "shuffled"
+    assert grey["encoding"]["detail"]["field"] == "name"
 
 
 def test_a_word_without_valence_is_grey():
@@ -145,6 +148,22 @@ def test_what_was_patched_is_drawn_beside_its_control_and_token_by_token():
     colours = [m["encoding"]["color"] for m in spec["layer"] if "color" in m.get("encoding", {})]
     assert [c["scale"]["domain"] for c in colours] == [parts[:3]] * 2
     assert "random" in json.dumps(spec["layer"][0]["transform"])
+
+
+def test_a_part_that_goes_no_farther_than_its_random_turns_is_crossed_out():
+    rows = [
+        (2, name, kind, 0.5, recovered, 0.0, 1.0)
+        for name, own in (("attention", 0.6), ("mlp", -0.1), ("head 0", -0.6))
+        for kind, recovered in (("patch", own), ("random", 0.2), ("random", -0.3))
+    ]
+    names = ["layer", "component", "kind", "p", "recovered", "low", "high"]
+    table = pd.DataFrame(rows, columns=names)
+    svg = vl_convert.vegalite_to_svg(figures.patch_components(table).to_dict())
+    drawn = re.findall(r'aria-label="layer: 2; component: ([^;]+); recovered', svg)
+    assert drawn == ["attention", "mlp", "head 0", "mlp"]  # three cells and one cross
+    assert svg.count("\u00d7") == 1
+    alone = figures.patch_components(table[table.kind == "patch"]).to_dict()
+    assert "\u00d7" not in vl_convert.vegalite_to_svg(alone)
 
 
 def test_a_chart_becomes_a_png_without_a_browser(dose, tmp_path):

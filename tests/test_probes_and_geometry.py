@@ -1,14 +1,30 @@
 """Probes and geometry on planted data, against scikit-learn and plain numpy."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import RidgeClassifier
+from sklearn.preprocessing import StandardScaler
 
 import emolens
+from emolens import probes
 from emolens.activations import Activations
+from emolens.controls import shuffled
 from emolens.errors import CorpusError, SelectionError
 from emolens.geometry import circumplex, principal_components, similarity
-from emolens.probes import group_folds, probe_layers, text_baseline
+from emolens.probes import (
+    METHODS,
+    calibration_error,
+    group_folds,
+    probe_depth,
+    probe_layers,
+    ridge_scores,
+    text_baseline,
+)
 from emolens.provenance import Provenance
 from emolens.statistics import clustered_interval
 from emolens.vectors import EmotionVectors
@@ -19,8 +35,9 @@ TOPICS = [f"topic {i}" for i in range(9)]
 
 def activations(pooled, emotions, groups):
     layers = tuple(range(pooled.shape[1]))
+    norm = torch.ones(len(layers))
     return Activations(
-        pooled, layers, tuple(emotions), tuple(groups), torch.ones(len(layers)), ORIGIN
+        pooled, layers, tuple(emotions), tuple(groups), norm, ORIGIN, n_layers=len(layers)
     )
 
 
@@ -33,6 +50,17 @@ def topical(signal):
     pooled = torch.stack([topic[t] for t in groups]) + 0.3 * torch.randn(len(groups), 8)
     pooled[:, 0] = signal * sign + 0.3 * torch.randn(len(groups))
     return activations(pooled[:, None], emotions, groups)
+
+
+def layered(signal, layer=2, each=20, topics=TOPICS):
+    """Three labels over nine topics at four layers, of which one tells them apart."""
+    labels = [e for e in ("joy", "fear", "neutral") for _ in TOPICS for _ in range(each)]
+    groups = [t for _ in range(3) for t in TOPICS for _ in range(each)]
+    pooled = torch.randn(len(labels), 4, 8)
+    own = torch.eye(8)[[("joy", "fear", "neutral").index(e) for e in labels]]
+    told = torch.tensor([t in topics for t in groups])
+    pooled[:, layer] += signal * own * told[:, None]
+    return activations(pooled, labels, groups)
 
 
 def test_folds_keep_a_topic_on_one_side_and_cover_every_text_once():
@@ -61,6 +89,121 @@ def test_a_probe_that_reads_the_topic_gains_nothing():
     assert found.accuracy["logistic"] < 0.8
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_probe_names_the_layer_where_something_is_planted(method):
+    data = layered(5)
+    found = probe_layers(data, methods=[method]).set_index("layer")
+    assert found.accuracy[2] > 0.95
+    assert found.auroc[2] > 0.99
+    elsewhere = found.drop(2)
+    # four standard errors of a share of 1/3 of 540 texts, and of areas of 180 against 360
+    assert (elsewhere.accuracy - 1 / 3).abs().max() < 0.08
+    assert (elsewhere.auroc - 0.5).abs().max() < 0.08
+    assert (found.shuffled - 1 / 3).abs().max() < 0.08
+    assert found.depth.tolist() == [0.25, 0.5, 0.75, 1.0]
+    best = probe_depth(data, method).iloc[0]
+    assert (best.layer, best.depth, best.depth_low, best.depth_high) == (2, 0.75, 0.75, 0.75)
+    assert best.low <= best.accuracy <= best.high
+    assert best.accuracy > 0.95
+
+
+def test_with_nothing_planted_any_layer_may_be_named_and_none_is_confirmed():
+    found = probe_depth(layered(0)).iloc[0]
+    assert found.depth_high > found.depth_low
+    assert found.accuracy == pytest.approx(1 / 3, abs=0.12)  # four standard errors of 240 texts
+
+
+def test_what_chose_the_layer_is_not_what_is_reported_of_it():
+    """A layer that tells labels apart on the choosing topics alone is chosen, and not confirmed."""
+    found = probe_depth(layered(5, topics=TOPICS[::2])).iloc[0]
+    assert found.layer == 2
+    assert found.accuracy < 0.5
+
+
+def test_a_depth_is_not_made_up_for_a_model_of_unknown_height():
+    unknown = replace(layered(5), n_layers=None)
+    assert probe_layers(unknown, methods=["ridge"]).depth.isna().all()
+    found = probe_depth(unknown).iloc[0]
+    assert found.layer == 2
+    assert np.isnan([found.depth, found.depth_low, found.depth_high]).all()
+
+
+@pytest.mark.parametrize(("texts", "width"), [(90, 12), (40, 60)])
+def test_ridge_is_that_of_scikit_learn_at_every_layer(texts, width):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, texts)
+    spread = rng.uniform(0.1, 50, (3, width))
+    train, test = (20 + spread * rng.normal(size=(n, 3, width)) for n in (texts, 30))
+    found = ridge_scores(train, labels, test)
+    for layer in range(3):
+        scaler = StandardScaler().fit(train[:, layer])
+        judge = RidgeClassifier(alpha=probes.PENALTY * texts)
+        judge.fit(scaler.transform(train[:, layer]), labels)
+        expected = judge.decision_function(scaler.transform(test[:, layer]))
+        # its targets are -1 and 1; both solve in float64 what the penalty keeps well-conditioned
+        np.testing.assert_allclose(2 * found[:, layer] - 1, expected, rtol=0, atol=1e-10)
+
+
+def test_layers_together_or_one_at_a_time_are_read_alike(monkeypatch):
+    data = layered(1)
+    together = probe_layers(data)
+    monkeypatch.setattr(probes, "BLOCK", 1)
+    pd.testing.assert_frame_equal(together, probe_layers(data), rtol=1e-12)
+
+
+def test_a_label_of_one_topic_is_never_named_and_stops_nothing():
+    data = layered(5)
+    lonely = [
+        "pride" if t == "topic 4" else e for e, t in zip(data.emotions, data.groups, strict=True)
+    ]
+    found = probe_layers(data.labelled(lonely)).set_index(["layer", "method"])
+    assert (found.accuracy[2] <= 8 / 9).all()
+    assert found.accuracy[2].min() > 0.8
+
+
+def test_stated_probabilities_are_held_against_how_often_they_are_right():
+    rng = np.random.default_rng(0)
+    stated = rng.uniform(0.4, 1, 20_000)
+    honest, boastful = (rng.uniform(size=20_000) < stated - gap for gap in (0, 0.3))
+    assert calibration_error(stated, honest) < 0.02  # a bin of 2,000 texts is known to .01
+    assert calibration_error(stated, boastful) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_probe_that_is_true_of_the_data_is_calibrated_and_some_state_nothing():
+    error = probe_layers(layered(1.5, each=100)).set_index(["layer", "method"]).calibration_error
+    assert error[2]["LDA"] < 0.05  # normal clouds of one shape; a bin of 270 is known to .03
+    assert np.isnan(error[2][["nearest vector", "ridge"]]).all()
+
+
+def test_shuffled_labels_are_the_same_ones_in_another_order():
+    data = layered(5)
+    mixed = shuffled(data, 0)
+    assert Counter(mixed.emotions) == Counter(data.emotions)
+    assert mixed.groups == data.groups
+    assert mixed.pooled is data.pooled
+    assert mixed.emotions == shuffled(data, 0).emotions != shuffled(data, 1).emotions
+    kept = [a == b for a, b in zip(mixed.emotions, data.emotions, strict=True)]
+    assert np.mean(kept) == pytest.approx(1 / 3, abs=0.08)  # four standard errors
+    assert "joy" in mixed.emotions[-180:]  # where all were neutral
+
+
+def test_vectors_of_shuffled_labels_point_nowhere():
+    data = layered(5).at_only(2)
+    calm = activations(torch.randn(40, 1, 8), ["neutral"] * 40, TOPICS[:4] * 10)
+    calm = replace(calm, layers=(2,))
+    truth = torch.eye(8)[0] - torch.eye(8)[1]
+    told, mixed = (
+        emolens.fit_vectors(d, calm, variance=0.0).of("joy")[0] for d in (data, shuffled(data, 0))
+    )
+    assert torch.cosine_similarity(told, truth, dim=0) > 0.95
+    assert mixed.norm() < told.norm() / 5
+
+
+def test_an_unknown_probe_is_told_with_those_that_there_are():
+    with pytest.raises(SelectionError, match="unknown probe 'svm': there are nearest vector, log"):
+        probe_layers(layered(5), methods=["svm"])
+
+
 def test_too_few_topics_are_an_error():
     with pytest.raises(CorpusError, match=r"2 topic.*cannot make 3"):
         group_folds(["a", "b"] * 3, ["x", "y"] * 3)
@@ -76,6 +219,8 @@ def test_the_text_baseline_reads_words_that_tell_and_only_those():
     silent = [emolens.Text(f"sitting by the {t.group}", t.emotion, t.group) for t in telling]
     assert text_baseline(telling).accuracy.item() == 1
     assert text_baseline(silent).accuracy.item() <= 0.5
+    assert text_baseline(telling).auroc.item() == 1
+    assert text_baseline(telling).shuffled.item() < 0.8
 
 
 def vectors_in_a_plane(count=24, noise=0.0):

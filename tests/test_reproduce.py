@@ -39,6 +39,7 @@ def test_it_leaves_report_summary_tables_and_vectors(outcome):
     names = {p.stem for p in (outcome / "tables").iterdir()}
     assert names == {
         "probes",
+        "probe_depth",
         "text_baseline",
         "logit_lens",
         "similarity",
@@ -67,6 +68,9 @@ def test_the_summary_has_its_keys_and_the_effects_have_their_signs(outcome):
     assert 0.5 < reliable["self_cosine"] < 1
     assert len(found["probe_accuracy_by_layer"]) == 3
     assert min(found["probe_accuracy_by_layer"]) > 0.5
+    best = found["probe_depth"]
+    assert best["depth"] == pytest.approx((best["layer"] + 1) / 6)  # of the model, not of the run
+    assert best["accuracy"] > 0.9
     p, steered = found["p_cheat"], found["steered_p_cheat"]
     assert p["desperate"] > p["neutral"] > p["calm"]
     for unit in ("norm_0.5", "norm_1.0", "natural_0.5", "natural_1.0"):

@@ -9,7 +9,7 @@ import emolens
 from emolens.behaviour import Behaviour
 from emolens.decisions import Trial
 from emolens.errors import ModelError, SelectionError
-from emolens.interventions import Ablate, Patch, Steer, whole
+from emolens.interventions import Ablate, At, Patch, Steer, whole
 from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.text import Text
@@ -43,7 +43,7 @@ def changes(trial):
         made += [
             (layer, Steer(torch.randn(model.d_model))),
             (layer, Ablate(basis, torch.randn(2))),
-            (layer, Patch(torch.randn(*size, model.d_model), mask, whole)),
+            (layer, At(mask, Patch(torch.randn(*size, model.d_model), whole))),
         ]
     return made
 

@@ -5,7 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pandas as pd
@@ -126,7 +128,7 @@ def test_what_a_plan_says_is_what_it_runs(plan, tmp_path, monkeypatch):
         Worker, "run", lambda self, task: seen.append(self.blocks(task)) or run(self, task)
     )
     plan.run(tmp_path)
-    assert cost.cells == len(plan.cells) == 2 * (1 + 2 * 2 * (2 + 6))
+    assert cost.cells == len(plan.cells) == 2 * (1 + 2 * 2 * (2 + 2 + 6))
     assert sum(seen) == cost.shared < cost.naive
     assert plan.explain(tmp_path).naive == 0
 
@@ -153,24 +155,30 @@ plan.run({folder!r})
 
 
 def killed(fields, folder, after):
-    """Run a sweep in a process of its own and kill it so long after it began to run."""
+    """Run a sweep in a process of its own and kill it so long after it began to run.
+
+    None: once it has stored something.
+    """
     code = RUN.format(fields=fields, folder=str(folder))
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
     )
     process.stdout.readline()
-    time.sleep(after)
+    while after is None and process.poll() is None:
+        after = 0 if list((folder / "cells").glob("*.parquet")) else None
+        time.sleep(0.001)
+    time.sleep(after or 0)
     process.send_signal(signal.SIGKILL)
     return process.wait()
 
 
-def kills(saved, tmp_path, count):
+def kills(saved, tmp_path, count, random_count, longest):
     fields = {
         "vectors": saved,
         "emotions": ("desperate", "calm"),
         "strengths": (0.2, 0.5),
-        "random": 60,
+        "random": random_count,
         "at": ("decision",),
     }
     folder, whole = tmp_path / "killed", tmp_path / "whole"
@@ -182,8 +190,9 @@ def kills(saved, tmp_path, count):
         undisturbed = plan.run(whole).table
         lasts = time.perf_counter() - began
         draw, kept, ends = random.Random(0), {}, []
-        for _ in range(count):
-            ends.append(killed(fields, folder, draw.uniform(0, 1.5 * lasts / count)))
+        for number in range(count):
+            after = draw.uniform(0, longest * lasts) if number else None
+            ends.append(killed(fields, folder, after))
             files = {f: f.stat().st_ino for f in (folder / "cells").glob("*.parquet")}
             assert kept.items() <= files.items()  # none of the kept ones was written again
             kept = files
@@ -191,18 +200,18 @@ def kills(saved, tmp_path, count):
     finally:
         torch.set_num_threads(threads)
     assert -signal.SIGKILL in ends
+    assert kept  # some were killed after they had stored something
     assert kept.items() <= {f: f.stat().st_ino for f in (folder / "cells").glob("*")}.items()
     pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
-    return kept
 
 
 def test_a_killed_sweep_ends_with_the_same_table(saved, tmp_path):
-    kills(saved, tmp_path, 2)
+    kills(saved, tmp_path, count=2, random_count=20, longest=0.8)
 
 
 @pytest.mark.slow
 def test_a_sweep_killed_twenty_times_ends_with_the_same_table(saved, tmp_path):
-    assert kills(saved, tmp_path, 20)
+    kills(saved, tmp_path, count=20, random_count=60, longest=1 / 3)
 
 
 def test_a_process_that_is_killed_is_begun_again(plan, done, tmp_path):
@@ -255,6 +264,36 @@ def test_rays_workers_give_the_same_table_and_a_lost_one_is_begun_again(plan, do
         assert (found.table[name] - done.table[name]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
+def test_twenty_lost_workers_of_ray_change_nothing(saved, tmp_path, ray):
+    fields = {"vectors": saved, "emotions": ("calm",), "strengths": (0.5,), "layers": (2, 4)}
+    plan = emolens.Plan.of(emolens.Sweep(**fields, random=600))
+    draw, lost, written = random.Random(0), [], []
+
+    def lose():
+        found = subprocess.run(["pgrep", "-f", "ray::_Remote"], capture_output=True, text=True)
+        if found.stdout:
+            with suppress(ProcessLookupError):
+                os.kill(int(draw.choice(found.stdout.split())), signal.SIGKILL)
+                lost.append(len(written))
+
+    def losing(worker, todo):
+        for found in emolens.on_ray(2)(worker, todo):
+            written.append(found[0].key)
+            if len(lost) < 20:
+                threading.Timer(draw.uniform(0, 0.3), lose).start()
+            yield found
+
+    whole = plan.run(tmp_path / "whole").table
+    table = plan.run(tmp_path / "lossy", engine=losing).table
+    assert len(lost) >= 20
+    assert max(lost) < len(written) - 1, "the last one came before the end"
+    assert len(set(written)) == len(written), "a task was kept twice"
+    assert (table.cell == whole.cell).all()
+    for name in ("p", "legal", "logit_difference", "estimate"):
+        assert (table[name] - whole[name]).abs().max() < 1e-4
+
+
 def test_no_effect_is_told_without_random_steps(done):
     alone = replace(done, table=done.table[done.table.kind != "random"])
     with pytest.raises(SelectionError, match="random"):
@@ -268,7 +307,52 @@ def test_a_report_says_what_is_least_possible(done, tmp_path):
     save(done, tmp_path)
     assert "crossed out" in (tmp_path / "report.html").read_text().lower()
     told = pd.read_parquet(tmp_path / "tables" / "effects.parquet")
-    assert len(told) == 2 * 2 * 2 * 2 * 2
+    assert len(told) == 2 * 2 * 2 * 2 * (2 + 2)  # places, layers, strengths, halves, directions
+
+
+def test_permuted_copies_are_as_long_and_no_copy_of_the_direction(plan):
+    steps = {(c.push.layer, c.push.strength, c.push.direction): c.push.step for c in plan.cells}
+    for (layer, strength, name), step in steps.items():
+        if name in ("desperate", "calm"):
+            copy = steps[layer, strength, f"{name}, permuted"]
+            assert torch.equal(copy.sort().values, step.sort().values)
+            assert not torch.equal(copy, step)
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory):
+    """Directions that are no emotion's, in a file."""
+    model, texts = emolens.load("organism"), emolens.organism_stories(per_emotion=4)
+    stories = emolens.record(model, texts)
+    neutral = emolens.record(model, emolens.organism_neutral(20))
+    made = emolens.control_vectors(stories, neutral, emolens.organism_genders(texts), shuffles=2)
+    file = tmp_path_factory.mktemp("controls") / "controls.safetensors"
+    made.save(file)
+    return str(file)
+
+
+def test_controls_stand_beside_the_emotions_and_change_nothing_of_theirs(
+    saved, controls, done, tmp_path
+):
+    plan = emolens.Plan.of(replace(SWEEP, vectors=saved, controls=controls))
+    found = plan.run(tmp_path)
+    told, before = (each.effects[each.effects["at"] == "all"] for each in (found, done))
+    names = ["shuffled labels 0", "shuffled labels 1", "neutral", "he"]
+    assert sorted(told.direction[told.kind == "control"].unique()) == sorted(names)
+    assert list(found.summary["controls_called"]) == names
+    assert found.summary["steps"] == len(told[told.kind.isin(["desperate", "calm"])]) // 2
+    emotions = [
+        t[t.kind.isin(["desperate", "calm"])].reset_index(drop=True) for t in (told, before)
+    ]
+    same = ["direction", "layer", "strength", "half", "p_value", "q_value"]
+    pd.testing.assert_frame_equal(emotions[0][same], emotions[1][same])
+    step = next(c.push for c in plan.cells if c.push.direction == "neutral")
+    vectors, norm = emolens.load_vectors(controls), plan.vectors.residual_norm[step.layer]
+    wanted = vectors.at(step.layer)[vectors.row("neutral")]
+    assert torch.cosine_similarity(step.step, wanted, 0) == pytest.approx(1, abs=1e-5)
+    assert float(step.step.norm()) == pytest.approx(step.strength * float(norm), rel=1e-4)
+    assert "of control directions" in repr(found)
+    assert "of control directions" not in repr(done)
 
 
 @pytest.mark.parametrize(

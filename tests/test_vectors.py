@@ -15,6 +15,7 @@ from emolens.provenance import Provenance
 from emolens.vectors import (
     EmotionVectors,
     centred_cosine,
+    control_vectors,
     fit_vectors,
     load_vectors,
     principal_space,
@@ -246,3 +247,24 @@ def test_some_layers_of_a_set_are_those_of_the_whole(vectors, tmp_path):
         assert torch.equal(again.mean[again.column(layer)], vectors.mean[vectors.column(layer)])
     with pytest.raises(ArtefactError, match=r"cannot write .*: choose a file"):
         some.save(tmp_path / "none" / "v.safetensors")
+
+
+def test_controls_are_the_concept_the_neutral_place_and_nothing():
+    stories, directions = planted(noise=0.01)
+    concept = ["she" if i % 5 < 3 else "he" for i in range(len(stories.emotions))]
+    way = torch.linalg.qr(torch.cat([directions, torch.randn(2, 16)]).T)[0].T[3:]
+    lift = torch.tensor([[c == "she"] for c in concept]) * 2 * way[0]
+    moved = dataclasses.replace(stories, pooled=stories.pooled + lift[:, None])
+    plain = neutral(scale=0.0)
+    at_rest = moved.pooled.mean(0, keepdim=True) + 3 * way[1]
+    plain = dataclasses.replace(plain, pooled=at_rest + 0 * plain.pooled)
+    found = control_vectors(moved, plain, concept, shuffles=3)
+    assert found.emotions == (*(f"shuffled labels {i}" for i in range(3)), "neutral", "she")
+    cosine = torch.cosine_similarity
+    assert cosine(found.at(0)[found.row("she")], way[0], 0) > 0.99
+    assert cosine(found.at(0)[found.row("neutral")], way[1], 0) > 0.99
+    own = fit_vectors(moved, plain).at(0).norm(dim=1).mean()
+    assert (found.at(0)[:3].norm(dim=1) < own / 2).all()
+    assert torch.cdist(found.at(0)[:3], found.at(0)[:3]).fill_diagonal_(1).min() > 1e-3, "seeds"
+    with pytest.raises(CorpusError, match="labels for"):
+        control_vectors(moved, plain, concept[1:])

@@ -8,10 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emolens.ablation import ablate_layers as ablate_layers, erase as erase
+    from emolens.ablation import (
+        ablate_layers as ablate_layers,
+        erase as erase,
+        remove as remove,
+        side_effects as side_effects,
+        specificity as specificity,
+    )
     from emolens.activations import Activations as Activations
     from emolens.attribution import attribute as attribute
     from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
+    from emolens.controls import shuffled as shuffled
     from emolens.corpus import (
         Corpus as Corpus,
         load_corpus as load_corpus,
@@ -41,7 +48,12 @@ if TYPE_CHECKING:
         umap_plane as umap_plane,
     )
     from emolens.hooks import hooked as hooked, reading as reading
-    from emolens.interventions import Ablate as Ablate, Patch as Patch, Steer as Steer
+    from emolens.interventions import (
+        Ablate as Ablate,
+        At as At,
+        Patch as Patch,
+        Steer as Steer,
+    )
     from emolens.kinds import (
         apart_from as apart_from,
         concat_activations as concat_activations,
@@ -58,6 +70,7 @@ if TYPE_CHECKING:
         organism_corpus as organism_corpus,
         organism_dialogues as organism_dialogues,
         organism_folder as organism_folder,
+        organism_genders as organism_genders,
         organism_neutral as organism_neutral,
         organism_pairs as organism_pairs,
         organism_steps as organism_steps,
@@ -67,12 +80,14 @@ if TYPE_CHECKING:
     )
     from emolens.patching import (
         Pairs as Pairs,
+        patch_components as patch_components,
         patch_layers as patch_layers,
         patch_positions as patch_positions,
     )
     from emolens.probes import (
         lda_vectors as lda_vectors,
         logistic_vectors as logistic_vectors,
+        probe_depth as probe_depth,
         probe_layers as probe_layers,
         text_baseline as text_baseline,
     )
@@ -107,6 +122,7 @@ if TYPE_CHECKING:
     from emolens.text import Dialogues as Dialogues, Span as Span, Text as Text
     from emolens.vectors import (
         EmotionVectors as EmotionVectors,
+        control_vectors as control_vectors,
         fit_vectors as fit_vectors,
         load_vectors as load_vectors,
         paired_vectors as paired_vectors,
@@ -117,6 +133,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "Ablate": "interventions",
     "Activations": "activations",
+    "At": "interventions",
     "Behaviour": "behaviour",
     "Corpus": "corpus",
     "Dialogues": "text",
@@ -143,6 +160,7 @@ _ROOMS = {
     "circumplex": "geometry",
     "cluster_agreement": "geometry",
     "clusters": "geometry",
+    "control_vectors": "vectors",
     "correlations": "geometry",
     "dose_response": "steering",
     "erase": "ablation",
@@ -169,6 +187,7 @@ _ROOMS = {
     "organism_corpus": "organism",
     "organism_dialogues": "organism",
     "organism_folder": "organism",
+    "organism_genders": "organism",
     "organism_neutral": "organism",
     "organism_pairs": "organism",
     "organism_steps": "organism",
@@ -179,9 +198,11 @@ _ROOMS = {
     "planted_norms": "organism",
     "processes": "sweep.engines",
     "present_speaker": "kinds",
+    "probe_depth": "probes",
     "probe_layers": "probes",
     "pull_vectors": "exchange",
     "push_vectors": "exchange",
+    "patch_components": "patching",
     "patch_layers": "patching",
     "patch_positions": "patching",
     "pushes": "steering",
@@ -192,11 +213,15 @@ _ROOMS = {
     "record_generated": "kinds",
     "record_masked": "kinds",
     "record_speakers": "kinds",
+    "remove": "ablation",
     "reproduce": "experiments.reproduce",
     "rsa": "geometry",
     "run_changed": "sharing",
     "save_gguf": "exchange",
+    "shuffled": "controls",
+    "side_effects": "ablation",
     "similarity": "geometry",
+    "specificity": "ablation",
     "store_tokens": "store",
     "text_baseline": "probes",
     "to_repeng": "exchange",

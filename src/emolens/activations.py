@@ -24,6 +24,7 @@ class Activations:
         residual_norm: mean norm of the residual at the picked tokens, per layer; the unit of
             steering strengths.
         provenance: model, texts, positions.
+        n_layers: blocks of the model, recorded or not; None where that is not known.
     """
 
     pooled: Float[Tensor, "text layer d_model"]
@@ -32,6 +33,11 @@ class Activations:
     groups: tuple[str, ...]
     residual_norm: Float[Tensor, " layer"]
     provenance: Provenance
+    n_layers: int | None = None
+
+    def depth(self, layer: int) -> float:
+        """The share of the model's blocks up to and with this one, in 0..1; NaN if not known."""
+        return float("nan") if self.n_layers is None else (layer + 1) / self.n_layers
 
     def at(self, layer: int) -> Float[Tensor, "text d_model"]:
         """The pooled residuals after one block.

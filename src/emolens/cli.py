@@ -251,8 +251,8 @@ def sweep(
 
     asked = load_sweep(config)
     plan = Plan.of(replace(asked, device=device or asked.device))
-    name = output_folder("sweep-" + plan.trial.model.name, plan.trial.model.fingerprint)
-    folder = prepare_folder(out or name)
+    name = f"sweep-{plan.trial.model.name}"  # a wider grid of the same goes on in the same folder
+    folder = prepare_folder(out or output_folder(name, asked.model, asked.vectors, asked.behaviour))
     if explain:
         cost = plan.explain(folder)
         typer.echo(json.dumps(asdict(cost)) if as_json else str(cost))

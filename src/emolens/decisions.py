@@ -1,10 +1,10 @@
 """Run a behaviour on a model: probabilities and logit difference at the decision."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.behaviour import Behaviour
@@ -117,22 +117,3 @@ class Trial:
     def run(self) -> Decision:
         """One pass over the prompts, under whatever hooks are in force."""
         return self.decide(self.logits())
-
-
-def halves(groups: Sequence[str]) -> Bool[Tensor, " text"]:
-    """True for the texts that choices (a best layer) are made on, False for those reported on.
-
-    Whole groups go to one side, alternately.
-    """
-    names = sorted(set(groups))
-    return torch.tensor([names.index(g) % 2 == 0 for g in groups])
-
-
-def each_half(
-    groups: Sequence[str],
-) -> Iterator[tuple[str, Bool[Tensor, " text"], list[str]]]:
-    """`"choose"` and `"report"` with the texts of that half and their groups; none without any."""
-    choosing = halves(groups)
-    for half, rows in (("choose", choosing), ("report", ~choosing)):
-        if rows.any():
-            yield half, rows, [g for g, chosen in zip(groups, rows, strict=True) if chosen]

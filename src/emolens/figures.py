@@ -22,7 +22,7 @@ RED, BLUE, GREEN, PINK, AMBER, SKY = (
 COLOURS = (RED, BLUE, GREEN, PINK, AMBER, SKY)
 KNOWN_COLOURS = {"desperate": RED, "calm": BLUE}
 # What is no emotion must not look like one
-OTHER_COLOURS = (GREEN, PINK, DARK)
+OTHER_COLOURS = (GREEN, PINK, DARK, AMBER)
 MANY_EMOTIONS = 60
 WAYS = ("gradient", "direct", "exact")
 RANDOM_NOTE = "grey: random directions of the same length"
@@ -87,18 +87,22 @@ def _tip(names: Sequence[str], numbers: Sequence[str]) -> list[alt.Tooltip]:
 def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> alt.TopLevelMixin:
     """Held-out accuracy by layer with 95% bands; dashed: the words alone, and chance.
 
+    Grey and dotted: the same probes on labels in another order.
+
     Args:
-        probe: columns layer, method, accuracy, low, high, chance.
+        probe: columns layer, method, accuracy, low, high, chance, shuffled.
         baseline: one row with method, accuracy, low, high.
     """
     lines = probe.rename(columns={"method": "name"})
-    columns = ("name", "layer", "accuracy", "low", "high")
+    columns = ("name", "layer", "accuracy", "low", "high", "shuffled")
     methods = lines.name.unique().tolist()
-    base = alt.Chart(_rows(lines, columns)).encode(
-        _layer(), _colour(methods, "probe", OTHER_COLOURS)
-    )
+    data = alt.Chart(_rows(lines, columns)).encode(_layer())
+    base = data.encode(_colour(methods, "probe", OTHER_COLOURS))
     tip = _tip(columns[:2], columns[2:])
     drawn = [
+        data.mark_line(color=RANDOM, strokeDash=[2, 3], strokeWidth=1).encode(
+            _probability("shuffled", ""), detail="name:N"
+        ),
         base.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
         base.mark_line(point=True).encode(
             _probability("accuracy", "accuracy on held-out groups"), tooltip=tip
@@ -108,7 +112,8 @@ def probe_curve(probe: pd.DataFrame, baseline: pd.DataFrame | None = None) -> al
     if baseline is not None:
         row = baseline.iloc[0]
         drawn.append(_rule(float(row.accuracy), f"{row.method} {row.accuracy:.2f}"))
-    return _finish(alt.layer(*drawn).properties(width=WIDTH, height=HEIGHT))
+    both = alt.layer(*drawn).properties(title=_note("grey: the same probes on shuffled labels"))
+    return _finish(both.properties(width=WIDTH, height=HEIGHT))
 
 
 def reliability(table: pd.DataFrame, curve: pd.DataFrame) -> alt.TopLevelMixin:
@@ -353,6 +358,39 @@ def ablation_curve(ablation: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 
+def specificity(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """P(behaviour) with each direction removed, beside that without removal; grey: random ones.
+
+    Args:
+        table: columns situation, behaviour, removed, kind, unablated, p, change, low, high.
+    """
+    rows = table.assign(name=table.situation + " \u2192 " + table.behaviour)
+    order = rows.name.unique().tolist()
+    numbers = ("p", "unablated", "change", "low", "high")
+    base = alt.Chart(_rows(rows, ("name", "removed", "kind", *numbers))).encode(
+        alt.Y("name:N", sort=order, title=""),
+        alt.X("p:Q", title="P(behaviour)", scale=alt.Scale(domain=[0, 1])),
+        tooltip=_tip(("name", "removed"), numbers),
+    )
+    told = base.transform_calculate(way="datum.kind == 'own' ? 'its own' : datum.removed")
+    others = rows.removed[rows.kind == "other"].unique().tolist()
+    colour = alt.Color(
+        "way:N",
+        title="removed",
+        scale=alt.Scale(domain=["its own", *others], range=[RED, *OTHER_COLOURS]),
+    )
+    marks = told.transform_filter(alt.datum.kind != "random").mark_point(
+        filled=True, size=70, opacity=0.9
+    )
+    drawn = alt.layer(
+        base.transform_filter(alt.datum.kind == "random").mark_tick(color=RANDOM, size=14),
+        base.mark_tick(color=DARK, thickness=3, size=18).encode(alt.X("unablated:Q")),
+        marks.encode(colour),
+    )
+    note = _note("dark tick: nothing removed; grey: random directions")
+    return _finish(drawn.properties(width=WIDTH, height=34 * len(order), title=note))
+
+
 def patch_curve(patched: pd.DataFrame) -> alt.TopLevelMixin:
     """Share of the donors' behaviour that comes with a patch, by layer; grey: random directions.
 
@@ -398,6 +436,35 @@ def patch_map(patched: pd.DataFrame) -> alt.TopLevelMixin:
         )
     )
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
+
+
+def patch_components(patched: pd.DataFrame) -> alt.TopLevelMixin:
+    """The same for single parts of blocks; crossed out: a random turn of it goes farther.
+
+    Args:
+        patched: of one half; columns layer, component, kind, p, recovered, low, high.
+    """
+    numbers = ("recovered", "low", "high", "p")
+    scale = alt.Scale(scheme="redblue", domain=[-1, 1], reverse=True, clamp=True)
+    order = patched.component.unique().tolist()
+    base = alt.Chart().encode(
+        _layer(),
+        alt.Y("component:N", sort=order, title=""),
+        tooltip=_tip(("component", "layer"), numbers),
+    )
+    cells = base.mark_rect().encode(alt.Color("recovered:Q", scale=scale))
+    crossed = base.mark_text(text="\u00d7", color=DARK, opacity=0.6).transform_filter(
+        "abs(datum.recovered) < datum.furthest"
+    )
+    drawn = alt.layer(cells, crossed, data=_rows(patched, ("layer", "component", "kind", *numbers)))
+    beside_random = (
+        drawn.transform_calculate(reach="datum.kind == 'random' ? abs(datum.recovered) : 0")
+        .transform_joinaggregate(furthest="max(reach)", groupby=["layer", "component"])
+        .transform_filter(alt.datum.kind != "random")
+    )
+    note = _note("crossed out: a random turn of the same length goes farther")
+    height = max(HEIGHT, 16 * len(order))
+    return _finish(beside_random.properties(width=WIDTH, height=height, title=note))
 
 
 def sweep_map(effects: pd.DataFrame) -> alt.TopLevelMixin:

@@ -1,4 +1,4 @@
-"""Read and change the residual stream: hooks live inside a context and must have run by its end."""
+"""Read and change what flows in a run: hooks live inside a context and must have run by its end."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor
 from emolens.errors import HookError
 from emolens.interventions import Intervention
 from emolens.model import HookedModel
-from emolens.sites import Site
+from emolens.sites import RESID_POST, Site
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def hooked(model: HookedModel, interventions: Mapping[Site, Intervention]) -> It
         interventions: what to do at which site.
 
     Raises:
-        SelectionError: for a layer that the model lacks.
+        SelectionError: for a layer or place that the model lacks.
         HookError: on leaving, if an intervention never ran: its "effect" would be nothing.
 
     >>> import torch, emolens
@@ -33,7 +33,7 @@ def hooked(model: HookedModel, interventions: Mapping[Site, Intervention]) -> It
     >>> with emolens.hooked(model, {emolens.Site(3): emolens.Steer(torch.zeros(128))}):
     ...     logits = model.forward(tokens.ids, tokens.mask)
     """
-    model.check_layers([site.layer for site in interventions])
+    model.check_sites(interventions)
     _ = model.fingerprint  # of the model itself: inside, it would be kept of the changed stream
     ran = dict.fromkeys(interventions, 0)
 
@@ -53,20 +53,21 @@ def hooked(model: HookedModel, interventions: Mapping[Site, Intervention]) -> It
 
 @contextmanager
 def reading(
-    model: HookedModel, layers: tuple[int, ...]
-) -> Iterator[dict[int, Float[Tensor, "text token d_model"]]]:
+    model: HookedModel, layers: tuple[int, ...], kind: str = RESID_POST
+) -> Iterator[dict[int, Float[Tensor, "text token *width"]]]:
     """Collect the residual stream after each layer of the runs inside the context (the last run's).
 
-    What is read is the stream after interventions of an enclosing `hooked`.
+    What is read is the stream after interventions of an enclosing `hooked`. With another `kind` of
+    `Site` it is what that has at each layer, of the shape told there.
     """
     found: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Intervention:
-        def change(residual: Tensor) -> Tensor:
-            found[layer] = residual
-            return residual
+        def change(value: Tensor) -> Tensor:
+            found[layer] = value
+            return value
 
         return change
 
-    with hooked(model, {Site(layer): keep(layer) for layer in layers}):
+    with hooked(model, {Site(layer, kind): keep(layer) for layer in layers}):
         yield found

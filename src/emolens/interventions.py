@@ -1,4 +1,4 @@
-"""Interventions on the residual stream as values: steer, ablate, patch. A new one is a function."""
+"""Interventions on what flows in a run as values: steer, ablate, patch. A new one is a function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from emolens.errors import SelectionError
 
+RANK = 1e-4  # of the largest singular value: what is less is rounding, of float32 sums
 Residual = Float[Tensor, "text token d_model"]
 Intervention = Callable[[Residual], Residual]
 
@@ -48,30 +49,62 @@ class Ablate:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class At:
+    """An intervention at chosen positions; the rest stays bitwise as it was."""
+
+    mask: Bool[Tensor, "text token"]
+    change: Intervention
+
+    def __call__(self, residual: Residual) -> Residual:
+        """The stream, changed at those positions."""
+        return torch.where(
+            self.mask.to(residual.device)[..., None], self.change(residual), residual
+        )
+
+
 Part = Callable[[Residual], Residual]  # of a difference of residuals, what a patch puts in
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Move the stream to another run's residuals, at chosen positions.
+    """Move the stream to another run's residuals.
 
     Attributes:
         source: the other run's residuals, each at the position that it goes to.
-        mask: which positions are patched; the rest stays bitwise as it was.
         part: what of the way to the other run's residual is gone: `whole`, `along` directions,
             `apart` from them, or a function of your own.
     """
 
     source: Float[Tensor, "text token d_model"]
-    mask: Bool[Tensor, "text token"]
     part: Part
 
     def __call__(self, residual: Residual) -> Residual:
         """The patched stream."""
         # in half precision a sum of the stream and the way would not arrive
         own = residual.to(torch.promote_types(residual.dtype, torch.float32))
-        moved = own + self.part(self.source.to(own) - own)
-        return torch.where(self.mask.to(own.device)[..., None], moved.to(residual), residual)
+        return (own + self.part(self.source.to(own) - own)).to(residual)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Change what one attention head gives, at `Site(layer, "z")`; the others stay bitwise as is.
+
+    Attributes:
+        index: 0-based head.
+        change: is called with that head's [text token d_head].
+    """
+
+    index: int
+    change: Intervention
+
+    def __call__(
+        self, heads: Float[Tensor, "text token head d_head"]
+    ) -> Float[Tensor, "text token head d_head"]:
+        """All heads' results, one of them changed."""
+        changed = heads.clone()
+        changed[:, :, self.index] = self.change(heads[:, :, self.index])
+        return changed
 
 
 def whole(way: Residual) -> Residual:
@@ -112,3 +145,18 @@ def unit(vector: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model
     if bool((norm == 0).any()):
         raise SelectionError("a vector of length zero has no direction: was it fitted on one text?")
     return vector / norm
+
+
+def spanned(vectors: Float[Tensor, "vector d_model"]) -> Float[Tensor, "direction d_model"]:
+    """Orthonormal directions that span the same subspace: as many as the vectors' rank.
+
+    Vectors that are differences from their own mean have one dimension less than there are vectors.
+
+    Raises:
+        SelectionError: if all are of length zero.
+    """
+    _, size, directions = torch.linalg.svd(vectors, full_matrices=False)
+    found = directions[size > size[0] * RANK]
+    if not len(found):
+        raise SelectionError("vectors of length zero span nothing: were they fitted on one text?")
+    return found

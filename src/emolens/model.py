@@ -86,6 +86,11 @@ class HookedModel:
         return str(next(self.host.parameters()).dtype).removeprefix("torch.")
 
     @property
+    def n_heads(self) -> int:
+        """How many attention heads a block has (of queries, where keys and values are shared)."""
+        return self.host.cfg.n_heads
+
+    @property
     def model_type(self) -> str | None:
         """Hugging Face's name of the architecture, for example `"llama"`.
 
@@ -329,6 +334,24 @@ class HookedModel:
                     f"0..{self.n_layers - 1} (0-based)"
                 )
         return tuple(layers)
+
+    def check_sites(self, sites: Iterable[Site]) -> None:
+        """See that the model has them all.
+
+        Raises:
+            SelectionError: naming the first layer that it lacks, or the first place that its block
+                does not show; TransformerLens 3 would leave a hook there idle.
+        """
+        wanted = list(sites)
+        self.check_layers(sorted({site.layer for site in wanted}))
+        shown = self.host.hook_dict
+        for site in wanted:
+            if site.name not in shown:
+                raise SelectionError(
+                    f"{self.name!r} has no {site.name}: its block {site.layer} has no such part, "
+                    "or does not show it to TransformerLens; give other layers, or take the "
+                    "residual stream"
+                )
 
     def provenance(self, texts: Sequence[Text], positions: dict[str, int], cut: int) -> Provenance:
         """The record of what was read from this model."""

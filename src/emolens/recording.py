@@ -137,6 +137,7 @@ def record_at(
             groups=tuple(t.group for t in texts),
             residual_norm=ledger.norms[i].double().sum(0).div(encoded.picked[i].sum()).float(),
             provenance=made[i],
+            n_layers=model.n_layers,
         )
         for i, name in enumerate(rules)
     }

@@ -45,8 +45,8 @@ def run_changed(
         changes: 0-based block and intervention; those after one block should stand together.
         since: the first token of each prompt that is changed, at most `trial.final`. An
             intervention is then called with the stream from there to the decision, of prompts of
-            one length at a time: it must not be of single prompts, as a `Patch` is. By default all
-            tokens of all prompts are changed, padding too.
+            one length at a time: it must not be of single prompts, as `Patch` and `At` are. By
+            default all tokens of all prompts are changed, padding too.
         batch_tokens: most tokens of a batch, those with kept keys and values included, but for the
             runs without any change; by default as in `record`.
 

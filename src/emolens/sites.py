@@ -2,23 +2,52 @@
 
 from dataclasses import dataclass
 
+from emolens.errors import SelectionError
+
 RESID_POST = "resid_post"
+ATTN_OUT = "attn_out"
+MLP_OUT = "mlp_out"
+Z = "z"
+_HOOKS = {
+    RESID_POST: "hook_resid_post",
+    ATTN_OUT: "hook_attn_out",
+    MLP_OUT: "hook_mlp_out",
+    Z: "attn.hook_z",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """The residual stream after one block.
+    """A place in one block: by default the residual stream after it.
 
     `Site(3)` is `blocks.3.hook_resid_post`, which is Hugging Face `hidden_states[4]` for every
     block but the last (Hugging Face's last entry comes after the final norm).
 
+    Attributes:
+        layer: 0-based block.
+        kind: `"resid_post"`, the stream after the block; `"attn_out"` or `"mlp_out"`, what its
+            attention or its MLP adds to the stream, thus after the norm that follows them in
+            Gemma 2 and 3 and OLMo 2; each [text token d_model]. `"z"`, what each head gives before
+            the output projection, [text token head d_head].
+
+    Raises:
+        SelectionError: for another kind.
+
     >>> Site(3).name
     'blocks.3.hook_resid_post'
+    >>> Site(3, "z").name
+    'blocks.3.attn.hook_z'
     """
 
     layer: int
+    kind: str = RESID_POST
+
+    def __post_init__(self) -> None:
+        """See that the kind is one that has a name."""
+        if self.kind not in _HOOKS:
+            raise SelectionError(f"no site {self.kind!r} in a block: give one of {[*_HOOKS]}")
 
     @property
     def name(self) -> str:
         """The hook name that both lines of TransformerLens know."""
-        return f"blocks.{self.layer}.hook_{RESID_POST}"
+        return f"blocks.{self.layer}.{_HOOKS[self.kind]}"

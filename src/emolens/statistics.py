@@ -1,10 +1,13 @@
-"""Intervals and nulls."""
+"""Intervals, and halves of which one chooses and the other reports."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
+from jaxtyping import Bool
 from scipy.stats import bootstrap
+from torch import Tensor
 
 RESAMPLES = 1000
 
@@ -95,3 +98,22 @@ def jackknife_interval(
     value = float(statistic(rows))
     spread = 1.96 * float(np.sqrt((count - 1) * found.var()))
     return value, value - spread, value + spread
+
+
+def halves(groups: Sequence[str]) -> Bool[Tensor, " text"]:
+    """True for the texts that choices (a best layer) are made on, False for those reported on.
+
+    Whole groups go to one side, alternately.
+    """
+    names = sorted(set(groups))
+    return torch.tensor([names.index(g) % 2 == 0 for g in groups])
+
+
+def each_half(
+    groups: Sequence[str],
+) -> Iterator[tuple[str, Bool[Tensor, " text"], list[str]]]:
+    """`"choose"` and `"report"` with the texts of that half and their groups; none without any."""
+    choosing = halves(groups)
+    for half, rows in (("choose", choosing), ("report", ~choosing)):
+        if rows.any():
+            yield half, rows, [g for g, chosen in zip(groups, rows, strict=True) if chosen]

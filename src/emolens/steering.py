@@ -11,13 +11,13 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from emolens.controls import random_directions
-from emolens.decisions import Decision, Trial, each_half
+from emolens.decisions import Decision, Trial
 from emolens.errors import SelectionError
 from emolens.hooks import reading
 from emolens.interventions import Steer, unit
 from emolens.progress import track
 from emolens.sharing import run_changed
-from emolens.statistics import clustered_interval
+from emolens.statistics import clustered_interval, each_half
 from emolens.vectors import EmotionVectors
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
@@ -86,7 +86,8 @@ def pushes(
         directions = [(e, e, unit(vectors.of(e)[vectors.column(layer)])) for e in emotions]
         directions += [(f"random {i}", "random", d) for i, d in enumerate(draws)]
         for name, kind, direction in directions:
-            own = natural.get((emotions[0] if kind == "random" else name, layer))
+            matched = emotions[:1] if kind == "random" else (name,)
+            own = next((natural.get((e, layer)) for e in matched), None)
             doses = [("norm", s, s * norm) for s in strengths]
             if own is not None:
                 doses += [("natural", s, s * own) for s in NATURAL_STRENGTHS]

@@ -1,6 +1,7 @@
 """Emotion vectors: fit, denoise, save, load."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emolens.activations import Activations
+from emolens.controls import shuffled
 from emolens.errors import ArtefactError, SelectionError, first_line
 from emolens.interventions import unit
 from emolens.provenance import Provenance, same_origin
+from emolens.text import NEUTRAL
 
 FORMAT = "emolens.vectors"
 VERSION = "1"
@@ -291,6 +294,55 @@ def paired_vectors(stories: Activations, neutral: Activations) -> EmotionVectors
         sign = torch.where((first * mean).sum(-1, keepdim=True) < 0, -1.0, 1.0)
         vectors[i] = (sign * first).float() * base.vectors[i].norm(dim=-1, keepdim=True)
     return replace(base, vectors=vectors)
+
+
+def control_vectors(
+    stories: Activations,
+    neutral: Activations,
+    concept: Sequence[str],
+    *,
+    shuffles: int = 5,
+    seed: int = 0,
+) -> EmotionVectors:
+    """Directions that are no emotion's, found in the same texts in the same way.
+
+    What an emotion's vector does and one of these does as well is not the emotion's doing.
+
+    Args:
+        stories: as for `fit_vectors`.
+        neutral: as for `fit_vectors`.
+        concept: for each story a label that has nothing to do with the emotion, such as who it is
+            about. The vector of the most frequent one is taken.
+        shuffles: how many vectors are fitted on shuffled labels, each with a seed of its own.
+        seed: of the first.
+
+    Returns:
+        Rows in place of emotions: `"shuffled labels 0"` and so on; `"neutral"`, from the mean over
+        emotions to that of neutral texts; and the concept by its label.
+
+    Raises:
+        CorpusError: for fewer than two emotions or labels of the concept, or not one a story.
+        SelectionError: if the two recordings differ in layers or model.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> texts = emolens.organism_stories(per_emotion=3)
+    >>> stories, neutral = (emolens.record(model, t) for t in (texts, emolens.organism_neutral(20)))
+    >>> emolens.control_vectors(stories, neutral, emolens.organism_genders(texts)).emotions[-2:]
+    ('neutral', 'she')
+    """
+    base = fit_vectors(stories, neutral)
+    nothing = [
+        fit_vectors(shuffled(stories, seed + i), neutral).of(base.emotions[0])
+        for i in range(shuffles)
+    ]
+    common, _ = Counter(concept).most_common(1)[0]
+    other = fit_vectors(stories.labelled(concept), neutral).of(common)
+    return replace(
+        base,
+        vectors=torch.stack([*nothing, neutral.pooled.mean(0) - base.mean, other]),
+        emotions=(*(f"shuffled labels {seed + i}" for i in range(shuffles)), NEUTRAL, common),
+    )
 
 
 def centred_cosine(

@@ -18,7 +18,7 @@ from emolens.ablation import erase, remove
 from emolens.activations import Activations
 from emolens.attribution import attribute
 from emolens.controls import random_directions
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.hooks import hooked
 from emolens.interventions import Intervention, Steer, unit
 from emolens.model import HookedModel
@@ -26,15 +26,23 @@ from emolens.organism import (
     most_raised,
     organism_behaviour,
     organism_corpus,
+    organism_pairs,
     planted_norms,
 )
 from emolens.organism.world import load_world
+from emolens.patching import Pairs, patch_layers
 from emolens.progress import track
 from emolens.recording import record
 from emolens.sharing import run_changed
 from emolens.sites import Site
-from emolens.statistics import clustered_interval, jackknife_interval, row_interval
-from emolens.steering import best_layer, decision_residuals, dose_response, pushes
+from emolens.statistics import clustered_interval, halves, jackknife_interval, row_interval
+from emolens.steering import (
+    against_random,
+    best_layer,
+    decision_residuals,
+    dose_response,
+    pushes,
+)
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, centred_cosine
 
@@ -44,6 +52,7 @@ UNSEEN_PROMPTS = 8
 PROMPTS = 13
 NULL_DIRECTIONS = 400
 SHUFFLES = 4
+PATCHED = ["part", "recovered", "low", "high"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,15 +273,67 @@ def false_positives(
     for _ in range(SHUFFLES):
         nothing = method(told.labelled(shuffle.permutation(told.emotions).tolist()), neutral)
         beyond += [x > bound for x in _moved(bench, layer, unit(nothing.vectors[:, 0]))]
-    interval = binomtest(sum(beyond), len(beyond)).proportion_ci(method="wilson")
-    rate = sum(beyond) / len(beyond)
-    return {"false_positive_rate": (rate, float(interval.low), float(interval.high))}
+    return {"false_positive_rate": _share(beyond)}
+
+
+def _share(found: Sequence[bool]) -> Estimate:
+    """How many of them are so, with the Wilson interval."""
+    interval = binomtest(sum(found), len(found)).proportion_ci(method="wilson")
+    return sum(found) / len(found), float(interval.low), float(interval.high)
 
 
 def erasure(bench: Bench, emotions: Sequence[str], layer: int) -> dict[str, Estimate]:
     """All that tells an emotion linearly of the stories removed, not a direction alone."""
     changes = {e: erase(bench.stories, e, layer) for e in emotions}
     return ablation(bench, changes, layer, "LEACE")
+
+
+def patching(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """What of a behaviour comes with parts of other runs' residuals, in the first scene."""
+    scene, pair = next(iter(bench.scenes)), ("desperate", "calm")
+    whole = organism_pairs(scene, per_emotion=PROMPTS, seed=bench.seed)
+    donors, receivers = (Trial.prepare(bench.model, whole.after(e)) for e in pair)
+    pairs = Pairs.of(receivers, donors)
+    found = patch_layers(pairs, vectors, *pair, layers=[layer], seed=bench.seed)
+    told = found[found.half == "report"]
+    random = told[told.kind == "random"].recovered
+    rows = [*told.loc[told.kind == "patch", PATCHED].itertuples(index=False, name=None)]
+    rows.append(("20 random directions", random.mean(), random.min(), random.max()))
+    return pd.DataFrame(rows, columns=PATCHED)
+
+
+def significance(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """How often `against_random` calls a step of half a norm more than a random one.
+
+    Every emotion in every scene, by what is planted there; in the first also random directions as
+    if they were emotions.
+    """
+    at, count = vectors.only([layer]), NULL_DIRECTIONS
+    real = pushes(at, at.emotions, {}, strengths=(0.5,), random_count=0)
+    null = pushes(at, (), {}, strengths=(0.5,), random_count=count, seed=bench.seed)
+    fake = pushes(at, (), {}, strengths=(0.5,), random_count=count, seed=bench.seed + 1)
+    fake = [replace(push, kind="as if", direction="none") for push in fake]
+    rows: list[pd.DataFrame] = []
+    for name, scene in bench.scenes.items():
+        target = scene.trial.behaviour.target
+        asked = organism_behaviour(
+            name, target, emotions=(NEUTRAL,), per_emotion=2 * PROMPTS, seed=bench.seed
+        )
+        told = dose_response(
+            Trial.prepare(bench.model, asked), real + null + ([] if rows else fake)
+        )
+        found = against_random(told[told.half == "report"])
+        planted = scene.planted[target]
+        change = planted.reindex(found.direction) - planted[NEUTRAL]
+        rows.append(found.assign(planted=change.abs().to_numpy()))
+    table = pd.concat(rows, ignore_index=True)
+    called = table.p_value <= 0.05
+    least = {"none (random directions)": table.planted.isna(), "below .02": table.planted < 0.02}
+    least |= {f"at least {x}": table.planted >= x for x in (0.1, 0.3)}
+    return pd.DataFrame(
+        [(name, int(own.sum()), *_share(called[own].tolist())) for name, own in least.items()],
+        columns=["planted", "steps", "called", "low", "high"],
+    )
 
 
 def attribution(trial: Trial, vectors: EmotionVectors, seed: int) -> pd.DataFrame:

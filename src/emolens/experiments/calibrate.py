@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from emolens import figures
 from emolens.activations import Activations
+from emolens.controls import shuffled
 from emolens.errors import SelectionError
 from emolens.experiments.bench import (
     NULL_DIRECTIONS,
@@ -25,8 +25,10 @@ from emolens.experiments.bench import (
     false_positives,
     geometry,
     null_bound,
+    patching,
     prepare,
     removals,
+    significance,
     steering,
 )
 from emolens.kinds import (
@@ -55,10 +57,9 @@ from emolens.vectors import EmotionVectors, Method, fit_vectors, paired_vectors
 SCHEMA = 1
 
 
-def shuffled(stories: Activations, neutral: Activations) -> EmotionVectors:
+def shuffled_vectors(stories: Activations, neutral: Activations) -> EmotionVectors:
     """Story vectors of stories whose labels are shuffled: directions of nothing."""
-    labels = np.random.default_rng(0).permutation(stories.emotions).tolist()
-    return fit_vectors(stories.labelled(labels), neutral)
+    return fit_vectors(shuffled(stories, seed=0), neutral)
 
 
 METHODS: Mapping[str, Method] = {
@@ -67,7 +68,7 @@ METHODS: Mapping[str, Method] = {
     "logistic weights": logistic_vectors,
     "LDA weights, shrunk": lda_vectors,
     "PCA of pairs": paired_vectors,
-    "shuffled labels (control)": shuffled,
+    "shuffled labels (control)": shuffled_vectors,
 }
 
 Reader = Callable[[Bench], Mapping[str, Activations]]  # labelled texts, by the name of their kind
@@ -156,6 +157,10 @@ class Calibration:
             two measures of removal, each with low and high.
         attribution: one row a way of attribution: way, r and slope against exact steering, each
             with low and high.
+        patching: one row a part of the residual at the first method's layer: part, and what of the
+            difference in behaviour comes with it; of random directions the mean and the extremes.
+        significance: one row a size of planted change: how many steps of the first method's
+            vectors, and the share that `against_random` calls more than random.
         provenance: model, seed, versions.
     """
 
@@ -163,6 +168,8 @@ class Calibration:
     layers: Mapping[str, int]
     removal: pd.DataFrame
     attribution: pd.DataFrame
+    patching: pd.DataFrame
+    significance: pd.DataFrame
     provenance: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -184,8 +191,7 @@ class Calibration:
             {
                 "schema": SCHEMA,
                 "methods": rows,
-                "removal": self.removal.to_dict("records"),
-                "attribution": self.attribution.to_dict("records"),
+                **{name: table.to_dict("records") for name, table in self._others.items()},
                 "ideal": {name: measure.ideal for name, measure in MEASURES.items()},
                 **self.provenance,
             },
@@ -195,8 +201,12 @@ class Calibration:
     def save(self, out: Path) -> None:
         """Write `calibration.json` and the tables into a folder that exists."""
         (out / "calibration.json").write_text(self.to_json() + "\n")
-        tables = {"removal": self.removal, "attribution": self.attribution}
-        write_tables(out, {"methods": self.methods, **tables})
+        write_tables(out, {"methods": self.methods, **self._others})
+
+    @property
+    def _others(self) -> dict[str, pd.DataFrame]:
+        names = ("removal", "attribution", "patching", "significance")
+        return {name: getattr(self, name) for name in names}
 
 
 def calibrate(
@@ -261,6 +271,8 @@ def calibrate(
         layers=layers,
         removal=_removal({"direction set to the mean": found[first], "LEACE": leace}),
         attribution=attribution(bench.scenes[scenes[0]].after(NEUTRAL), made[first], seed),
+        patching=patching(bench, made[first], layers[first]),
+        significance=significance(bench, made[first], layers[first]),
         provenance={"model": model.name, "seed": seed, "versions": versions()},
     )
 
@@ -307,6 +319,23 @@ def write_calibration(done: Calibration, path: Path) -> None:
         table=done.attribution,
         table_file="attribution",
     )
-    write_report(
-        path, title="Calibration of methods", facts=facts, sections=[found, meaning, removal, ways]
+    patched = Section(
+        "What comes with a part of another run's residual",
+        "Residuals of runs after *desperate* put into runs after *calm* that end alike, at the "
+        "layer of the first method: all of them, only along the difference of the two vectors, all "
+        "but that, and as long a step in random directions (their mean; the interval is their "
+        "range). A perfect direction brings all, its complement nothing.",
+        table=done.patching,
+        table_file="patching",
     )
+    called = Section(
+        "How often a step is called more than random",
+        "Steps of half a residual norm along every emotion in every scene, held against "
+        f"{NULL_DIRECTIONS} random ones by rank: the share with p of at most .05, by the planted "
+        "change of the behaviour; and as many random directions taken for emotions, of which one "
+        "in twenty should be called.",
+        table=done.significance,
+        table_file="significance",
+    )
+    sections = [found, meaning, removal, ways, patched, called]
+    write_report(path, title="Calibration of methods", facts=facts, sections=sections)

@@ -52,8 +52,8 @@ def sections(done: Reproduction) -> Iterator[Section]:
     yield Section(
         "Where the emotion can be read",
         "Accuracy of probes on templates or topics they were not fitted on, by layer; bands are "
-        "95% bootstrap intervals over those groups. The text baseline is the same probe on the "
-        "words alone: what lies below it needs no model.",
+        "95% bootstrap intervals over those groups. The text baseline is the logistic probe on the "
+        "words alone: what lies below it needs no model. " + _best_read(done),
         pictures["probes"],
         done.tables["probes"],
         "probes",
@@ -101,6 +101,16 @@ def sections(done: Reproduction) -> Iterator[Section]:
         yield from _causal(done, pictures)
     for part, reason in done.not_applicable.items():
         yield Section(part.capitalize(), "", not_applicable=reason)
+
+
+def _best_read(done: Reproduction) -> str:
+    best = done.tables["probe_depth"].iloc[0]
+    return (
+        f"On half of the groups the {best.method} probe reads best after layer {best.layer}, "
+        f"{best.depth:.2f} of the model's depth ({best.depth_low:.2f} to {best.depth_high:.2f} "
+        f"with groups drawn anew); on the other half its accuracy there is {best.accuracy:.2f} "
+        f"({best.low:.2f} to {best.high:.2f})."
+    )
 
 
 def _reliable(done: Reproduction) -> str:

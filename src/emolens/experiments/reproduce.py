@@ -28,7 +28,7 @@ from emolens.organism import (
     planted_probability,
     planted_words,
 )
-from emolens.probes import group_folds, probe_layers, text_baseline
+from emolens.probes import group_folds, probe_depth, probe_layers, text_baseline
 from emolens.provenance import versions
 from emolens.readout import logit_lens
 from emolens.recording import record
@@ -41,6 +41,7 @@ from emolens.vectors import EmotionVectors, fit_vectors
 
 SCHEMA = 1
 EMOTIONS = ("desperate", "calm")
+PROBES = ("nearest vector", "logistic", "ridge")  # LDA takes hours in thousands of dimensions
 
 
 @dataclass(frozen=True)
@@ -252,14 +253,16 @@ def _check_emotions(inputs: Inputs, vectors: EmotionVectors | None) -> None:
 
 def _found(done: Reproduction, stories: Activations, seed: int) -> None:
     """Probes beside the text baseline, and what the vectors say through the unembedding."""
-    probe = probe_layers(stories, seed=seed)
+    probe = probe_layers(stories, methods=PROBES, seed=seed)
     done.tables["probes"] = probe
     done.tables["text_baseline"] = text_baseline(done.inputs.corpus.stories, seed=seed)
+    done.tables["probe_depth"] = probe_depth(stories, seed=seed)
     logistic = probe[probe.method == "logistic"]
     done.summary |= {
         "schema": SCHEMA,
         "layers": list(stories.layers),
         "probe_accuracy_by_layer": logistic.accuracy.tolist(),
+        "probe_depth": done.tables["probe_depth"].iloc[0].to_dict(),
         "text_baseline_accuracy": float(done.tables["text_baseline"].accuracy.iloc[0]),
         "emotions": len(stories.labels),
         "stories": stories.provenance.texts,

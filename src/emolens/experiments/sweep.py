@@ -7,6 +7,7 @@ from pathlib import Path
 from emolens import figures
 from emolens.provenance import versions
 from emolens.report import Section, write_report, write_tables
+from emolens.sweep.grid import CONTROL, PERMUTED
 from emolens.sweep.results import LEVEL, REPORTED, Swept
 
 SCHEMA = 1
@@ -24,6 +25,11 @@ def save(done: Swept, folder: Path) -> None:
         "cells": f"{found['cells']:,} on {found['prompts']} prompts",
         "P unsteered": f"{found['unsteered']:.3f}",
         f"steps at q below {LEVEL}": f"{found['significant']} of {found['steps']}",
+        "permuted copies with p at most .05": f"{found['permuted_called']:.3f}",
+        **{
+            f"{name} with p at most .05": f"{share:.3f}"
+            for name, share in found["controls_called"].items()
+        },
         "smallest p": f"{found['smallest_p']:.4f} ({done.sweep.random} random directions)",
         "r of estimate and change": f"{found['estimate_r']:.3f}",
     }
@@ -37,7 +43,9 @@ def save(done: Swept, folder: Path) -> None:
 
 def _sections(done: Swept) -> Iterator[Section]:
     """A map for each strength and place, on the half that is reported."""
-    told = done.effects[done.effects.half == REPORTED]
+    told = done.effects[
+        (done.effects.half == REPORTED) & ~done.effects.kind.isin([PERMUTED, CONTROL])
+    ]
     for (at, strength), part in told.groupby(["at", "strength"], sort=False):
         where = "all tokens" if at == "all" else "the decision alone"
         yield Section(

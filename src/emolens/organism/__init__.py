@@ -48,6 +48,22 @@ def organism_folder(name: str = "organism") -> Path:
     return Path(str(resources.files("emolens.organism"))) / "weights" / CHECKPOINTS[name]
 
 
+def organism_genders(texts: Sequence[Text]) -> list[str]:
+    """Whether each text is of a "she" or a "he": a concept that is no emotion.
+
+    Raises:
+        SelectionError: for a text without a name of the world.
+    """
+    kinds = {name: kind for kind, names in load_world().names.items() for name in names}
+    found = []
+    for text in texts:
+        named = [kinds[word] for word in text.text.split() if word in kinds]
+        if not named:
+            raise SelectionError(f"no name of the organism's world in {text.text[:60]!r}")
+        found.append(named[0])
+    return found
+
+
 def organism_steps() -> dict[int, Path]:
     """Folders of earlier checkpoints of the same run by thousands of tokens seen, in bfloat16.
 

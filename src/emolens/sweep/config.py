@@ -32,6 +32,8 @@ class Sweep:
     Attributes:
         model: `"organism"`, a Hugging Face folder with safetensors, or a hub id.
         vectors: file of `EmotionVectors`; None fits them on the organism's own stories.
+        controls: file of directions that are no emotion's, as `control_vectors` makes them; None
+            makes them where the vectors are fitted, and takes none beside a file of vectors.
         behaviour: scene of the organism (`"cheat"`), or the JSON file of a behaviour.
         after: the situations whose prompts are read. Neutral ones show a push best: there is room
             on both sides.
@@ -50,6 +52,7 @@ class Sweep:
 
     model: str = "organism"
     vectors: str | None = None
+    controls: str | None = None
     behaviour: str = "cheat"
     after: tuple[str, ...] = (NEUTRAL,)
     emotions: tuple[str, ...] | None = None

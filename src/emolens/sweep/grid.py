@@ -3,17 +3,20 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
 import torch
 
+from emolens.controls import permutations
 from emolens.decisions import Trial
 from emolens.steering import Push, pushes
 from emolens.sweep.config import Sweep
 from emolens.vectors import EmotionVectors
 
 UNSTEERED = "unsteered"  # kind of the one step of length zero
+CONTROL = "control"  # kind of a step along a direction that is no emotion's
+PERMUTED = "permuted"  # kind of an emotion's step with its coordinates in another order
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Task:
         return _hash(*(cell.key for cell in self.cells))
 
 
-def cells(sweep: Sweep, vectors: EmotionVectors, trial: Trial) -> list[Cell]:
+def cells(
+    sweep: Sweep, vectors: EmotionVectors, trial: Trial, controls: EmotionVectors | None = None
+) -> list[Cell]:
     """All cells of a sweep, in the order of its table.
 
     Raises:
@@ -60,6 +65,17 @@ def cells(sweep: Sweep, vectors: EmotionVectors, trial: Trial) -> list[Cell]:
     steps += pushes(
         chosen, emotions, {}, strengths=sweep.strengths, random_count=sweep.random, seed=sweep.seed
     )
+    if controls is not None:
+        others = pushes(
+            controls.only(chosen.layers),
+            controls.emotions,
+            {},
+            strengths=sweep.strengths,
+            random_count=0,
+        )
+        steps += [replace(push, kind=CONTROL) for push in others]
+    steps += _permuted([push for push in steps if push.kind in emotions], sweep.seed)
+    steps.sort(key=lambda push: push.layer)  # those of one layer share their batches
     read = reading(trial)
     found = [
         Cell(step, at, _hash(read, at, step.layer, step.step.float().numpy().tobytes().hex()))
@@ -67,6 +83,22 @@ def cells(sweep: Sweep, vectors: EmotionVectors, trial: Trial) -> list[Cell]:
         for step in steps
     ]
     return list({cell.key: cell for cell in found}.values())  # nothing named twice is run twice
+
+
+def _permuted(steps: Sequence[Push], seed: int) -> list[Push]:
+    """Each emotion's steps at a layer in one other order of coordinates, whatever their length."""
+    ways = list(dict.fromkeys((push.layer, push.direction) for push in steps))
+    orders = permutations(len(ways), len(steps[0].step), seed)
+    order = dict(zip(ways, orders, strict=True))
+    return [
+        replace(
+            push,
+            direction=f"{push.direction}, permuted",
+            kind=PERMUTED,
+            step=push.step[order[push.layer, push.direction]],
+        )
+        for push in steps
+    ]
 
 
 def reading(trial: Trial) -> str:

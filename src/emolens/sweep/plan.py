@@ -14,7 +14,7 @@ from emolens.attribution import gradients
 from emolens.decisions import Trial
 from emolens.errors import SelectionError
 from emolens.model import HookedModel, load
-from emolens.organism import CHECKPOINTS, organism_corpus
+from emolens.organism import CHECKPOINTS, organism_corpus, organism_genders
 from emolens.progress import progress_bar
 from emolens.provenance import Provenance
 from emolens.recording import record
@@ -23,7 +23,7 @@ from emolens.sweep.engines import Engine, Worker, behaviour, local
 from emolens.sweep.grid import Cell, Task, cells, tasks
 from emolens.sweep.results import Swept
 from emolens.sweep.table import Table
-from emolens.vectors import EmotionVectors, fit_vectors, load_vectors
+from emolens.vectors import EmotionVectors, control_vectors, fit_vectors, load_vectors
 
 BATCHES = 8  # of a task: what a killed run loses at most, and what one message to a worker carries
 
@@ -85,8 +85,8 @@ class Plan:
         sweep = Sweep.of(asdict(sweep))
         opened = model or load(sweep.model, device=sweep.device)
         trial = Trial.prepare(opened, behaviour(sweep))
-        vectors = _vectors(sweep, opened)
-        return cls(sweep, trial, vectors, tuple(cells(sweep, vectors, trial)))
+        vectors, controls = _vectors(sweep, opened)
+        return cls(sweep, trial, vectors, tuple(cells(sweep, vectors, trial, controls)))
 
     @cached_property
     def worker(self) -> Worker:
@@ -144,8 +144,7 @@ class Plan:
         return self.trial.model.provenance((), {}, 0)
 
     def _slopes(self, at: str) -> Float[Tensor, "text layer d_model"]:
-        since = self.trial.final if at == "decision" else None
-        return gradients(self.trial, self.worker.layers, since=since)
+        return gradients(self.trial, self.worker.layers, since=self.worker.shared(at).since)
 
     def _estimate(
         self, task: Task, slopes: Float[Tensor, "text layer d_model"]
@@ -166,18 +165,30 @@ class Plan:
         return (time.perf_counter() - began) / max(1, self.worker.blocks(batch))
 
 
-def _vectors(sweep: Sweep, model: HookedModel) -> EmotionVectors:
-    if sweep.vectors is not None:
-        vectors = load_vectors(sweep.vectors)
-        model.check_origin(vectors.provenance, sweep.vectors)
-        return vectors
+def _vectors(sweep: Sweep, model: HookedModel) -> tuple[EmotionVectors, EmotionVectors | None]:
+    """The emotions' vectors and, where there are such, the controls'."""
+    vectors, controls = (_read(file, model) for file in (sweep.vectors, sweep.controls))
+    if vectors is not None:
+        return vectors, controls
     if sweep.model not in CHECKPOINTS:
         raise SelectionError(
             f"no vectors for {sweep.model!r}: name a file of them (vectors: FILE); only the "
             "organism has stories of its own"
         )
     corpus = organism_corpus()
-    return fit_vectors(record(model, corpus.stories), record(model, corpus.neutral))
+    stories, neutral = record(model, corpus.stories), record(model, corpus.neutral)
+    if controls is None:
+        genders = organism_genders(corpus.stories)
+        controls = control_vectors(stories, neutral, genders, seed=sweep.seed)
+    return fit_vectors(stories, neutral), controls
+
+
+def _read(file: str | None, model: HookedModel) -> EmotionVectors | None:
+    if file is None:
+        return None
+    vectors = load_vectors(file)
+    model.check_origin(vectors.provenance, file)
+    return vectors
 
 
 def _span(seconds: float) -> str:

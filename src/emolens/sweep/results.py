@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from emolens.decisions import each_half
+from emolens.statistics import each_half
 from emolens.steering import against_random
 from emolens.sweep.config import Sweep
-from emolens.sweep.grid import UNSTEERED
+from emolens.sweep.grid import CONTROL, PERMUTED, UNSTEERED
 
 REPORTED, SHOWN, LEVEL = "report", 8, 0.05
+OWN = "emotion"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +24,9 @@ class Swept:
         sweep: what was asked.
         groups: template or topic of each prompt.
         table: one row for each cell and prompt. Columns: cell (hash), at, layer, direction, kind
-            (`"emotion"`'s name, `"random"`, `"unsteered"`), strength, prompt, p (of the target
-            class), legal, logit_difference, estimate (the change of the logit difference that one
-            gradient of the unsteered run foretells).
+            (an emotion's name, `"permuted"`, `"control"`, `"random"`, `"unsteered"`), strength,
+            prompt, p (of the target class), legal, logit_difference, estimate (the change of the
+            logit difference that one gradient of the unsteered run foretells).
     """
 
     sweep: Sweep
@@ -34,7 +35,7 @@ class Swept:
 
     def __repr__(self) -> str:
         """The steps that do most, each beside the random ones of its length."""
-        told = self.effects[self.effects.half == REPORTED]
+        told = self._told(OWN)
         first = told.reindex(told.change.abs().sort_values(ascending=False).index)[:SHOWN]
         rows = pd.DataFrame(
             {
@@ -53,32 +54,50 @@ class Swept:
             }
         )
         found = self.summary
+        shares = found["controls_called"].values()
+        controls = f", of control directions {sum(shares) / len(shares):.3f}" if shares else ""
         return (
             f"{found['steps']} steps on {len(self.groups)} prompts, {found['significant']} at q "
-            f"below .05; P unsteered {found['unsteered']:.3f}. Those that change the logit "
-            f"difference most, on the half that nothing was chosen on (with {self.sweep.random} "
-            f"random directions p is at least {found['smallest_p']:.4f}):\n"
+            f"below .05; P unsteered {found['unsteered']:.3f}. Of copies with permuted coordinates "
+            f"{found['permuted_called']:.3f} have p of at most .05{controls}; with "
+            f"{self.sweep.random} "
+            f"random directions p is at least {found['smallest_p']:.4f}. Those that change the "
+            "logit difference most, on the half that nothing was chosen on:\n"
             f"{rows.to_string(index=False)}"
         )
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The sweep in a few numbers, of the half that is reported."""
-        told = self.effects[self.effects.half == REPORTED]
+        """The sweep in a few numbers: steps on the half that is reported, P unsteered on all."""
+        told, copies, controls = map(self._told, (OWN, PERMUTED, CONTROL))
         start = self.table[self.table.kind == UNSTEERED][: len(self.groups)]
         return {
             "cells": int(self.table.cell.nunique()),
             "prompts": len(self.groups),
             "steps": len(told),
             "significant": int((told.q_value < LEVEL).sum()),
+            "permuted_called": float((copies.p_value <= LEVEL).mean()),
+            "controls_called": {
+                str(name): float((rows.p_value <= LEVEL).mean())
+                for name, rows in controls.groupby("direction", sort=False)
+            },
             "smallest_p": 2 / (self.sweep.random + 1),
             "unsteered": float(start.p.mean()),
             "estimate_r": float(told.estimate.corr(told.change)),
         }
 
+    def _told(self, side: str) -> pd.DataFrame:
+        """Steps of emotions, of their permuted copies, or controls, on the half that is told."""
+        told = self.effects[self.effects.half == REPORTED]
+        return told[_side(told) == side]
+
     @cached_property
     def effects(self) -> pd.DataFrame:
         """Each emotion's steps against the random ones of their layer, length and place.
+
+        So are copies of them with permuted coordinates (kind `"permuted"`), a check of the check:
+        one in twenty has p of .05 or less if they do nothing. And so are directions that are no
+        emotion's (kind `"control"`): vectors of shuffled labels, the neutral one, another concept.
 
         Returns:
             One row for each step and half of the prompts ("choose": for picking layers; "report":
@@ -86,7 +105,8 @@ class Swept:
             (mean P(target)), legal, logit_difference, change (of the mean logit difference from the
             unsteered run), estimate (what the gradient foretells of it), random_low and random_high
             (the middle 95% of the random ones' changes), random (how many), p_value, q_value (as in
-            `against_random`, over the steps at one kind of place).
+            `against_random`, over the emotions' steps at one kind of place, over the copies', or
+            over the controls').
 
         Raises:
             SelectionError: if a step has no random ones beside it.
@@ -109,10 +129,19 @@ class Swept:
             ours = labels.assign(**means, half=half, unit="norm", n=len(groups))
             base = ours[ours.kind == UNSTEERED].logit_difference.iloc[0]
             told.append(ours[ours.kind != UNSTEERED].assign(base=base))
-        found = against_random(pd.concat(told)).assign(at=at)
+        dose = pd.concat(told)
+        side, null = _side(dose), dose.kind == "random"
+        found = pd.concat(
+            [against_random(dose[null | (side == each)]) for each in side[~null].unique()]
+        ).assign(at=at)
         changes = {
             "change": found.logit_difference - found.base,
             "random_low": found.null_low - found.base,
             "random_high": found.null_high - found.base,
         }
         return found.assign(**changes).drop(columns=["base", "null_low", "null_high", "unit"])
+
+
+def _side(rows: pd.DataFrame) -> pd.Series:
+    """What stands together in a correction for many tests: emotions, copies or controls."""
+    return rows.kind.where(rows.kind.isin([PERMUTED, CONTROL]), OWN)

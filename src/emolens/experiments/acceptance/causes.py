@@ -8,7 +8,7 @@ from torch import Tensor
 
 from emolens.ablation import ablate_layers, remove
 from emolens.controls import random_directions
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.experiments.acceptance.check import Check
 from emolens.hooks import hooked
 from emolens.interventions import Steer, unit
@@ -19,6 +19,7 @@ from emolens.organism.world import load_world
 from emolens.progress import track
 from emolens.sharing import run_changed
 from emolens.sites import Site
+from emolens.statistics import halves
 from emolens.steering import (
     RANDOM_DIRECTIONS,
     best_layer,

@@ -6,7 +6,7 @@ import numpy as np
 
 from emolens import positions
 from emolens.controls import random_directions
-from emolens.decisions import Trial, halves
+from emolens.decisions import Trial
 from emolens.experiments.acceptance.causes import pushed
 from emolens.experiments.acceptance.check import Check
 from emolens.interventions import unit
@@ -15,6 +15,7 @@ from emolens.organism import organism_behaviour, organism_corpus, planted_shift
 from emolens.organism.losses import early_layer
 from emolens.organism.world import load_world
 from emolens.recording import record
+from emolens.statistics import halves
 from emolens.steering import (
     RANDOM_DIRECTIONS,
     best_layer,
