@@ -39,9 +39,9 @@ class Recipe:
     """
 
     n_layers: int = 6
-    d_model: int = 128
+    d_model: int = 160
     n_heads: int = 4
-    d_mlp: int = 344
+    d_mlp: int = 336
     n_ctx: int = 256
     embedding_std: float = 0.5
     tokens: int = 11_500_000
