@@ -103,7 +103,7 @@ def test_the_numbers_are_those_of_plain_hooks(organism, vectors, cheat, reach):
 
 def test_only_the_chosen_tokens_are_changed(organism, vectors, cheat):
     trial = cheat["desperate"]
-    residual = torch.randn(len(trial.tokens), trial.tokens.ids.shape[1], 128)
+    residual = torch.randn(len(trial.tokens), trial.tokens.ids.shape[1], organism.d_model)
     mask = last(trial.behaviour.prompts, trial.tokens).mask
     after = emolens.At(mask, removal(vectors, LAYER, "desperate"))(residual)
     assert torch.equal(after[~mask], residual[~mask])
@@ -188,7 +188,7 @@ def test_one_direction_costs_plain_text_less_than_all_and_padding_costs_nothing(
     organism, vectors, plain
 ):
     changes = {
-        "none": {Site(LAYER): emolens.Steer(torch.zeros(128))},
+        "none": {Site(LAYER): emolens.Steer(torch.zeros(organism.d_model))},
         "one": {Site(LAYER): removal(vectors, LAYER, "desperate")},
         "all": {Site(LAYER): removal(vectors, LAYER)},
     }

@@ -196,7 +196,7 @@ def test_hooks_are_gone_after_an_exception(model):
     tokens = model.tokenize(TEXTS)
     with torch.inference_mode():
         plain = model.forward(tokens.ids, tokens.mask)
-        steer = {emolens.Site(0): emolens.Steer(torch.ones(128))}
+        steer = {emolens.Site(0): emolens.Steer(torch.ones(model.d_model))}
         with pytest.raises(ZeroDivisionError), emolens.hooked(model, steer):
             raise ZeroDivisionError
         assert torch.equal(plain, model.forward(tokens.ids, tokens.mask))
@@ -204,7 +204,10 @@ def test_hooks_are_gone_after_an_exception(model):
 
 def test_a_layer_that_is_not_there_is_named(model):
     refused = pytest.raises(SelectionError, match=r"layer 6 is out of range.*0\.\.5")
-    with refused, emolens.hooked(model, {emolens.Site(6): emolens.Steer(torch.ones(128))}):
+    with (
+        refused,
+        emolens.hooked(model, {emolens.Site(6): emolens.Steer(torch.ones(model.d_model))}),
+    ):
         pass
 
 
@@ -213,7 +216,10 @@ def test_every_door_has_the_same_fingerprint(model, organism):
         torch.tensor(model.fingerprint), torch.tensor(organism.fingerprint), atol=1e-3, rtol=1e-4
     )
     assert_close(
-        model.unembed(torch.eye(128)), organism.unembed(torch.eye(128)), atol=1e-4, rtol=1e-4
+        model.unembed(torch.eye(model.d_model)),
+        organism.unembed(torch.eye(model.d_model)),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 

@@ -260,7 +260,7 @@ def side_effects(
 
     >>> import emolens
     >>> model = emolens.load("organism")
-    >>> step = {emolens.Site(3): emolens.Steer(torch.zeros(128))}
+    >>> step = {emolens.Site(3): emolens.Steer(torch.zeros(model.d_model))}
     >>> texts = [emolens.Text("mira fed the goat .")]
     >>> side_effects(model, texts, {"nothing": step})[["kl", "ratio"]].iloc[0].tolist()
     [0.0, 1.0]

@@ -30,7 +30,7 @@ def hooked(model: HookedModel, interventions: Mapping[Site, Intervention]) -> It
     >>> import torch, emolens
     >>> model = emolens.load("organism")
     >>> tokens = model.tokenize(["mira fed the goat ."])
-    >>> with emolens.hooked(model, {emolens.Site(3): emolens.Steer(torch.zeros(128))}):
+    >>> with emolens.hooked(model, {emolens.Site(3): emolens.Steer(torch.zeros(model.d_model))}):
     ...     logits = model.forward(tokens.ids, tokens.mask)
     """
     model.check_sites(interventions)

@@ -60,7 +60,7 @@ def run_changed(
     >>> from emolens.decisions import Trial
     >>> model = emolens.load("organism")
     >>> trial = Trial.prepare(model, emolens.organism_behaviour(per_emotion=2))
-    >>> steps = [(layer, emolens.Steer(torch.zeros(128))) for layer in (2, 4)]
+    >>> steps = [(layer, emolens.Steer(torch.zeros(model.d_model))) for layer in (2, 4)]
     >>> [torch.allclose(d.p, trial.run().p, atol=1e-5) for d in run_changed(trial, steps)]
     [True, True]
     """
