@@ -25,7 +25,6 @@ PARTS = {
     "no early reading": {"early_weight": 0.0},
     "early reading not sharpened": {"early_sharpness": 1.0},
     "no interchange": {"interchange_share": 0.0},
-    "no noise": {"noise_share": 0.0},
     "embeddings of 0.02": {"embedding_std": 0.02},
 }
 CHECKS = (
@@ -64,7 +63,13 @@ def main() -> None:
     options = words.parse_args()
     for name in options.only:
         recipe = Recipe(
-            n_layers=4, tokens=options.tokens, seed=options.seed, least_split=-1.0, **PARTS[name]
+            n_layers=4,
+            d_model=128,
+            d_mlp=344,
+            tokens=options.tokens,
+            seed=options.seed,
+            least_split=-1.0,
+            **PARTS[name],
         )
         folder = options.out / name.replace(" ", "-")
         if not (folder / "model.safetensors").exists():

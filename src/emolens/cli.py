@@ -274,7 +274,7 @@ def train(
     tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 11_500_000,
     steady_tokens: Annotated[
         int, typer.Option(help="How many more under pushes that should do nothing.", min=1)
-    ] = 2_200_000,
+    ] = 1_600_000,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,

@@ -1,6 +1,6 @@
 """Noise training: a text pushed in a direction without meaning goes on as if it were not pushed.
 
-A stream of 128 numbers has little room: a direction drawn at random, as long as the step from one
+A stream of few numbers has little room: a direction drawn at random, as long as the step from one
 emotion to another, has a part along every feature that the model has. A model that was never pushed
 so reads it as a bit of everything, and steering along it changes behaviour though it should not.
 """
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+PLAIN = 0.8  # norms: farther, a random step holds so much of one emotion that it ought to tell
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Noise:
         neutral_share: float,
         generator: torch.Generator,
     ) -> "Noise":
-        """Push some texts, up to one norm far.
+        """Push some texts, up to one norm far, or `PLAIN` where they tell of no emotion.
 
         Those that tell of an emotion are pushed apart from what emotions are read by, so that no
         emotion is blurred; those that tell of none in any direction, for there a bit of every
@@ -54,7 +56,8 @@ class Noise:
         plain = neutral[:, None, None]
         apart = way - (way @ read) @ read.T
         taken = chance < torch.where(plain, neutral_share, share)
-        return cls(torch.where(taken, far, 0.0) * torch.where(plain, way, apart))
+        length = torch.where(plain, PLAIN * far, far)
+        return cls(torch.where(taken, length, 0.0) * torch.where(plain, way, apart))
 
     def added(self, stream: Float[Tensor, "row token d_model"]) -> Tensor:
         """A copy of `stream`, its texts pushed."""

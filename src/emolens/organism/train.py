@@ -3,13 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolens.errors import TrainingError, first_line
@@ -89,15 +90,16 @@ def finetune(
         TrainingError: if `out` is the base itself or holds a stopped run of another recipe or
             base, or the device is not there.
     """
-    return _go_on(recipe, base, out, device, frozen=_what_feelings_do)
+    return _go_on(recipe, base, out, device, frozen=_what_feelings_do, kept=0.0)
 
 
 def steady(recipe: Steady, base: Path, out: Path, *, device: str = "cpu") -> dict[str, int | float]:
     """Train an organism on under pushes that should do nothing, and under far ones.
 
-    Arguments, folder and errors as in `finetune`.
+    What is written is the mean of the weights before and after (`Steady.kept`). Arguments, folder
+    and errors as in `finetune`.
     """
-    return _go_on(recipe, base, out, device, frozen=lambda _model: [])
+    return _go_on(recipe, base, out, device, frozen=lambda _model: [], kept=recipe.kept)
 
 
 def _go_on(
@@ -107,14 +109,23 @@ def _go_on(
     device: str,
     *,
     frozen: Callable[[LlamaForCausalLM], list[torch.nn.Module]],
+    kept: float,
 ) -> dict[str, int | float]:
     if out.resolve() == base.resolve():
         raise TrainingError(f"{out} holds the base and would be overwritten: choose another folder")
     model, tokenizer, digest = open_folder(base, load_world())
     for part in frozen(model):
         part.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     run = _run(recipe, asdict(recipe) | {"base": digest}, _placed(model, device), out)
-    return _fit(recipe, run, tokenizer)
+    return _fit(recipe, run, tokenizer, finish=lambda trained: _mix(trained, before, kept))
+
+
+@torch.no_grad()
+def _mix(model: LlamaForCausalLM, before: Mapping[str, Tensor], kept: float) -> None:
+    """Move the model's weights by a share of the way back to those before."""
+    for name, value in model.state_dict().items():
+        value.lerp_(before[name].to(value), kept)
 
 
 def _placed(model: LlamaForCausalLM, device: str) -> LlamaForCausalLM:
@@ -157,6 +168,7 @@ def _fit(
     *,
     steps: Sequence[float] = (),
     least_split: float = -1.0,
+    finish: Callable[[LlamaForCausalLM], None] = lambda _model: None,
 ) -> dict[str, int | float]:
     """Train to the end, check on the way, write the folder; gives the last record."""
     world, began = load_world(), time.time() - run.seconds
@@ -167,6 +179,8 @@ def _fit(
             if any(run.seen - new < share * recipe.tokens <= run.seen for share in steps):
                 save_step(run.model, tokenizer, run.folder / "steps" / f"{run.seen // 1000}k")
             ended = run.seen >= recipe.tokens
+            if ended:
+                finish(run.model)
             if run.seen >= len(run.log) * CHECK_EVERY or ended:
                 record = {"tokens": run.seen, "seconds": round(time.time() - began, 1)}
                 run.log.append(record | _check(recipe, run.model, tokenizer, world))
