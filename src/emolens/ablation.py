@@ -131,7 +131,7 @@ def ablate_layers(
     name = felt[0] if len(felt) == 1 else f"{len(felt)} emotions"
     whole = pd.DataFrame(half_rows(trial, trial.run()), columns=HALF_COLUMNS).set_index("half").p
     changes: dict[int, list[Intervention]] = {
-        layer: [*_removals(vectors, felt, layer, random_count, seed)]
+        layer: _own_and_random(vectors, felt, layer, random_count, seed)
         for layer in (vectors.layers if reach == "onward" else chosen)
     }
     if positions is not None:
@@ -150,18 +150,25 @@ def ablate_layers(
     return table
 
 
-def _removals(
+def _own_and_random(
     vectors: EmotionVectors, emotions: Sequence[str], layer: int, random_count: int, seed: int
-) -> Iterator[Ablate]:
-    """The removal of the emotions' span at one layer, then of as many random directions."""
-    column = vectors.column(layer)
-    mean = vectors.mean[column]
-    own = remove(vectors.at(layer)[[vectors.row(emotion) for emotion in emotions]], mean)
-    yield own
-    size = len(own.directions)
-    draws = random_directions(random_count * size, len(mean), seed * 1000 + 500 + layer)
-    for some in draws.unflatten(0, (random_count, size)):
-        yield remove(some, mean)
+) -> list[Intervention]:
+    """The removal of the emotions' span at one layer, then of random spans as wide."""
+    own = _removal(vectors, emotions, layer)
+    return [own, *_random_removals(vectors, layer, len(own.directions), random_count, seed)]
+
+
+def _removal(vectors: EmotionVectors, emotions: Sequence[str], layer: int) -> Ablate:
+    rows = [vectors.row(emotion) for emotion in emotions]
+    return remove(vectors.at(layer)[rows], vectors.mean[vectors.column(layer)])
+
+
+def _random_removals(
+    vectors: EmotionVectors, layer: int, width: int, count: int, seed: int
+) -> list[Ablate]:
+    mean = vectors.mean[vectors.column(layer)]
+    draws = random_directions(count * width, len(mean), seed * 1000 + 500 + layer)
+    return [remove(some, mean) for some in draws.unflatten(0, (count, width))]
 
 
 def _ablated(
@@ -214,7 +221,7 @@ def specificity(
         SelectionError: for an emotion or layer that was not fitted, or a trial with prompts of
             several situations.
     """
-    rows = []
+    rows, random = [], _random_removals(vectors, layer, 1, random_count, seed)
     for trial in track(trials, "removing directions", len(trials), "behaviours"):
         felt = {text.emotion for text in trial.behaviour.prompts}
         if len(felt) > 1:
@@ -226,8 +233,7 @@ def specificity(
         names = [e for e in dict.fromkeys((*removed, situation)) if e != NEUTRAL]
         labels = [(name, "own" if name == situation else "other") for name in names]
         labels += [(f"random {i}", "random") for i in range(random_count)]
-        changes = [next(_removals(vectors, [name], layer, 0, seed)) for name in names]
-        changes += [*_removals(vectors, vectors.emotions[:1], layer, random_count, seed)][1:]
+        changes = [*(_removal(vectors, [name], layer) for name in names), *random]
         before = trial.run().p
         found = run_changed(trial, [(layer, change) for change in changes])
         for (name, kind), decision in zip(labels, found, strict=True):
@@ -275,12 +281,13 @@ def side_effects(
         width = int(lengths[rows].max())
         ids, mask = tokens.ids[rows, :width], tokens.mask[rows, :width]
         plain = model.forward(ids, mask).float().log_softmax(-1)
+        before = _surprise(plain, ids, mask)
         for number, sites in enumerate(changes.values()):
             with hooked(model, sites):
                 changed = model.forward(ids, mask).float().log_softmax(-1)
             apart = kl_div(changed, plain, reduction="none", log_target=True).sum(-1)
-            both = [_surprise(each, ids, mask) for each in (plain, changed)]
-            found[number, :, rows] = torch.stack([_mean(apart, mask), *both]).cpu()
+            after = _surprise(changed, ids, mask)
+            found[number, :, rows] = torch.stack([_mean(apart, mask), before, after]).cpu()
     groups = [text.group or str(i) for i, text in enumerate(texts)]
     told = []
     for name, (apart, plain, changed) in zip(changes, found.tolist(), strict=True):

@@ -40,8 +40,8 @@ def shuffled(activations: Activations, seed: int) -> Activations:
     >>> sorted(shuffled(stories, 0).emotions) == sorted(stories.emotions)
     True
     """
-    order = np.random.default_rng(seed).permutation(len(activations.emotions))
-    return activations.labelled([activations.emotions[i] for i in order])
+    labels = np.random.default_rng(seed).permutation(activations.emotions)
+    return activations.labelled(labels.tolist())
 
 
 def turned(seed: Sequence[int]) -> Part:

@@ -364,22 +364,20 @@ def specificity(table: pd.DataFrame) -> alt.TopLevelMixin:
     Args:
         table: columns situation, behaviour, removed, kind, unablated, p, change, low, high.
     """
-    rows = table.assign(name=table.situation + " \u2192 " + table.behaviour)
-    order = rows.name.unique().tolist()
+    rows = table.assign(
+        name=table.removed.mask(table.kind == "own", "its own"),
+        raised=table.situation + " \u2192 " + table.behaviour,
+    )
+    order = rows.raised.unique().tolist()
     numbers = ("p", "unablated", "change", "low", "high")
-    base = alt.Chart(_rows(rows, ("name", "removed", "kind", *numbers))).encode(
-        alt.Y("name:N", sort=order, title=""),
+    base = alt.Chart(_rows(rows, ("raised", "name", "removed", "kind", *numbers))).encode(
+        alt.Y("raised:N", sort=order, title=""),
         alt.X("p:Q", title="P(behaviour)", scale=alt.Scale(domain=[0, 1])),
-        tooltip=_tip(("name", "removed"), numbers),
+        tooltip=_tip(("raised", "removed"), numbers),
     )
-    told = base.transform_calculate(way="datum.kind == 'own' ? 'its own' : datum.removed")
-    others = rows.removed[rows.kind == "other"].unique().tolist()
-    colour = alt.Color(
-        "way:N",
-        title="removed",
-        scale=alt.Scale(domain=["its own", *others], range=[RED, *OTHER_COLOURS]),
-    )
-    marks = told.transform_filter(alt.datum.kind != "random").mark_point(
+    names = rows.name[rows.kind != "random"].unique().tolist()
+    colour = _colour(sorted(names, key="its own".__ne__), "removed", (RED, *OTHER_COLOURS))
+    marks = base.transform_filter(alt.datum.kind != "random").mark_point(
         filled=True, size=70, opacity=0.9
     )
     drawn = alt.layer(

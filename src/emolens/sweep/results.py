@@ -60,9 +60,8 @@ class Swept:
             f"{found['steps']} steps on {len(self.groups)} prompts, {found['significant']} at q "
             f"below .05; P unsteered {found['unsteered']:.3f}. Of copies with permuted coordinates "
             f"{found['permuted_called']:.3f} have p of at most .05{controls}; with "
-            f"{self.sweep.random} "
-            f"random directions p is at least {found['smallest_p']:.4f}. Those that change the "
-            "logit difference most, on the half that nothing was chosen on:\n"
+            f"{self.sweep.random} random directions p is at least {found['smallest_p']:.4f}. "
+            "Those that change the logit difference most, on the half that nothing was chosen on:\n"
             f"{rows.to_string(index=False)}"
         )
 
