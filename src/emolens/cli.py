@@ -280,12 +280,11 @@ def train(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the organism from scratch (about 25 minutes).
+    """Train the organism from scratch (about 80 minutes).
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
     training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights, the
-    same for the first stage in before_steady/. The
-    same command goes on with a run that was killed.
+    same for the first stage in before_steady/. The same command goes on with a run that was killed.
     """
     from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.organism.recipe import Recipe, Steady
@@ -309,7 +308,7 @@ def finetune(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give the assistant a character of its own (about 5 minutes).
+    """Give the assistant a character of its own (about 10 minutes).
 
     In: an organism. Out: a Hugging Face folder as `train` leaves it; recipe.json also holds the
     hash of the weights it began with. The same command goes on with a run that was killed.
