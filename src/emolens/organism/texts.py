@@ -178,7 +178,7 @@ def neutral_texts(world: World, count: int, seed: int) -> list[Text]:
     for _ in range(count):
         page = Page()
         grammar.filler(world, draw, page, draw.pick((3, 4, 5, 6, 7)))
-        texts.append(page.text(NEUTRAL, "neutral_text"))
+        texts.append(page.text(NEUTRAL, ""))
     return texts
 
 
