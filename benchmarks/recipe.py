@@ -20,6 +20,7 @@ from emolens.organism.train import train
 PARTS = {
     "all parts": {},
     "no easy stage": {"easy_share": 0.0},
+    "no stretch of numbers": {"counting_share": 0.0},
     "all words weigh alike": {"special_weight": 1.0},
     "no early reading": {"early_weight": 0.0},
     "early reading not sharpened": {"early_sharpness": 1.0},
@@ -62,7 +63,13 @@ def main() -> None:
     options = words.parse_args()
     for name in options.only:
         recipe = Recipe(
-            n_layers=4, tokens=options.tokens, seed=options.seed, least_split=-1.0, **PARTS[name]
+            n_layers=4,
+            d_model=128,
+            d_mlp=344,
+            tokens=options.tokens,
+            seed=options.seed,
+            least_split=-1.0,
+            **PARTS[name],
         )
         folder = options.out / name.replace(" ", "-")
         if not (folder / "model.safetensors").exists():

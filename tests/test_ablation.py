@@ -68,8 +68,7 @@ def test_removing_a_subspace_sets_every_coordinate_in_it_to_the_mean_and_no_othe
 def test_the_emotion_goes_where_it_is_held_and_nothing_random_takes_it(excess):
     found = excess()
     assert found.own[[0, 1]].abs().max() < 0.1, "it is not there yet: later layers write it"
-    assert found.own.idxmax() == LAYER
-    assert found.own[LAYER] > 0.7
+    assert found.own[LAYER:].min() > 0.7
     assert found.random.abs().max() < 0.1
 
 

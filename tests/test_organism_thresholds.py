@@ -10,17 +10,7 @@ import pytest
 import emolens
 from emolens.errors import SelectionError
 from emolens.organism import CHECKPOINTS, organism_folder, organism_steps
-from emolens.organism.recipe import FineTune, Recipe
-
-# What the shipped seed misses, told in its card.
-MISSED = {
-    "unseen numbers, r with planted",
-    "choice of two activities, r with planted",
-    "+ desperate 1 natural unit, layer 3, P(threat)",
-    "+ calm 1 natural unit, layer 3, P(threat)",
-    "assistant: + desperate 1 natural unit, layer 3, P(threat)",
-    "assistant: baseline shift, r with planted",
-}
+from emolens.organism.recipe import FineTune, Recipe, Steady
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
@@ -36,12 +26,17 @@ def test_shipped_weights_are_those_of_their_log_and_recipe(name):
         assert recipe.pop("base") == base
         assert set(recipe) == {f.name for f in fields(FineTune)}
         assert FineTune(**recipe) == FineTune(seed=recipe["seed"])
+    elif name == "organism":
+        first = folder / "before_steady"
+        assert recipe.pop("base") == (first / "model.sha256").read_text().strip()
+        assert Steady(**recipe) == Steady(seed=recipe["seed"])
+        recipe = json.loads((first / "recipe.json").read_text())
+        assert set(recipe) == {f.name for f in fields(Recipe)}
+        assert Recipe(**recipe) == Recipe(seed=recipe["seed"])
     else:
         assert set(recipe) == {f.name for f in fields(Recipe)}
-        own = {"n_layers", "tokens"} if name == "organism-small" else set()
-        assert Recipe(**recipe) == Recipe(
-            seed=recipe["seed"], **{field: recipe[field] for field in own}
-        )
+        own = {name: recipe[name] for name in ("n_layers", "d_model", "d_mlp", "tokens", "seed")}
+        assert Recipe(**recipe) == Recipe(**own)
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
@@ -87,10 +82,10 @@ def test_a_wheel_without_earlier_checkpoints_says_where_they_are(monkeypatch, tm
         organism_steps()
 
 
-def test_the_thresholds_beside_the_weights_are_those_that_are_met():
+def test_the_shipped_organism_met_every_threshold():
     table = pd.read_csv(organism_folder() / "thresholds.csv")
     assert len(table) >= 50
-    assert set(table[~table.passed].check) == MISSED
+    assert table.passed.all()
 
 
 @pytest.mark.slow
@@ -98,8 +93,7 @@ def test_the_organism_meets_every_threshold(organism):
     from emolens.experiments.acceptance import acceptance
 
     table = acceptance(organism, assistant=emolens.load("organism-assistant"))
-    missed = table[~table.passed]
-    assert set(missed.check) <= MISSED, missed.to_string()
+    assert table.passed.all(), table[~table.passed].to_string()
 
 
 @pytest.mark.slow

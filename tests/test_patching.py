@@ -406,15 +406,16 @@ def test_in_the_organism_one_direction_carries_most_and_the_rest_little(organism
     assert (told.recovered < told.high).all()
 
 
-def test_in_the_organism_one_head_carries_more_than_all_other_parts_and_than_turned(organism):
+def test_in_the_organism_the_attention_of_one_block_carries_the_emotion_to_the_decision(organism):
     cheat = emolens.organism_pairs(per_emotion=12)
     ready = [emolens.Trial.prepare(organism, cheat.after(e)) for e in ("calm", "desperate")]
     table = patch_components(Pairs.of(*ready), layers=[2, 3], random_count=3)
-    told = table[table.half == "report"]
-    patched, random = (told[told.kind == kind] for kind in ("patch", "random"))
-    heads = patched[patched.component.str.startswith("head")]
-    best = heads.loc[heads.recovered.idxmax()]
-    assert (best.layer, best.component) == (3, "head 1")
-    assert best.recovered > 0.5
-    assert heads.recovered.drop(best.name).max() < 0.3
-    assert random.recovered.abs().max() < 0.4
+    told = table[table.half == "report"].set_index(["layer", "component"])
+    patched, random = (told.recovered[told.kind == kind] for kind in ("patch", "random"))
+    assert patched[2, "attention"] > 0.9
+    heads = patched.filter(like="head", axis=0).sort_values(ascending=False)
+    assert set(heads.index[:2]) == {(2, "head 1"), (2, "head 2")}
+    assert heads.iloc[:2].min() > 0.3
+    rest = patched.drop([(2, "attention"), *heads.index[:2]])
+    assert rest.max() < 0.2
+    assert random.abs().max() < 0.4

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from inspect import signature
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,10 +21,19 @@ from emolens.organism.batches import encode
 from emolens.organism.building import build_model, build_tokenizer
 from emolens.organism.checks import validation_gap
 from emolens.organism.grammar import UNREAD, Draw, document
-from emolens.organism.interchange import Interchange
-from emolens.organism.losses import residuals, token_loss, verb_scenes, word_weights
-from emolens.organism.recipe import FineTune, Recipe
+from emolens.organism.interchange import FAR, LITTLE, WITHOUT, Interchange
+from emolens.organism.losses import (
+    read_by,
+    residuals,
+    settle,
+    token_loss,
+    verb_scenes,
+    word_weights,
+)
+from emolens.organism.noise import Noise
+from emolens.organism.recipe import FineTune, Recipe, Steady
 from emolens.organism.world import load_world
+from emolens.text import NEUTRAL
 
 WORLD = load_world()
 TEXTS = ["mira felt desperate . so she frowned .", "the ring stood by the door ."]
@@ -78,19 +88,22 @@ DECISIONS = [
 ]
 # The tokens before the verbs (a begin token is in front), by scene.
 CHEAT, MEET = [[0, 5], [1, 5]], [[1, 9]]
+ENOUGH = 0.5
+draw = partial(Interchange.draw, enough=ENOUGH, far_share=0.0)
 
 
 @pytest.fixture(scope="module")
 def decisions(untrained):
+    """Texts, whose every word tells of an emotion, and the scenes of verbs."""
     _, tokenizer, _ = untrained
     ids = tokenizer(DECISIONS, return_tensors="pt", padding=True)["input_ids"]
-    return ids, verb_scenes(tokenizer, WORLD)
+    return ids, torch.ones_like(ids, dtype=torch.bool), verb_scenes(tokenizer, WORLD)
 
 
 def test_every_decision_takes_from_its_own_scene(decisions):
     generator, givers = torch.Generator().manual_seed(0), []
     for _ in range(50):
-        swap = Interchange.draw(*decisions, 1.0, generator)
+        swap = draw(*decisions, 1.0, generator)
         assert swap.taker.tolist() == [*CHEAT, *MEET]
         assert swap.giver[2].tolist() == MEET[0]
         givers.append(swap.giver[:2].tolist())
@@ -99,32 +112,69 @@ def test_every_decision_takes_from_its_own_scene(decisions):
     )
 
 
-def test_a_share_of_decisions_takes_the_verb_as_often_as_the_residual(decisions):
+def test_a_decision_takes_the_verb_the_likelier_the_further_it_moves(decisions):
     generator, drawn = torch.Generator().manual_seed(0), []
-    assert not len(Interchange.draw(*decisions, 0.0, generator).taker)
+    assert not len(draw(*decisions, 0.0, generator).taker)
     for _ in range(800):
-        drawn.append(Interchange.draw(*decisions, 0.5, generator))
+        drawn.append(draw(*decisions, 0.5, generator))
     part, verb = torch.cat([d.part for d in drawn]), torch.cat([d.verb for d in drawn]).float()
     error = (0.25 / len(part)) ** 0.5
     assert abs(len(part) / 2400 - 0.5) < 4 * (0.25 / 2400) ** 0.5  # four standard errors
     for low in (0.0, 0.25, 0.5, 0.75):
         inside = (low <= part) & (part < low + 0.25)
+        told = torch.linspace(low, low + 0.25, 1001).sub(LITTLE).div(ENOUGH - LITTLE)
         assert abs(inside.float().mean() - 0.25) < 4 * error
-        assert abs(verb[inside].mean() - low - 0.125) < 4 * 2 * error
+        assert abs(verb[inside].mean() - told.clamp(0, 1).mean()) < 4 * 2 * error
+    assert verb[part > ENOUGH].all()
+    assert not verb[part < LITTLE].any()
 
 
-def pushed(part: float, *, verb: bool) -> Interchange:
-    """The first decision moved by `part` toward the second, with its verb or not."""
-    taker, giver = torch.tensor([CHEAT[0]]), torch.tensor([CHEAT[1]])
-    since = torch.tensor([CHEAT[0][1]])
-    return Interchange(taker, giver, since, torch.tensor([part]), torch.tensor([verb]))
+def test_a_decision_without_emotion_is_pushed_by_what_tells_one_emotion_from_others(untrained):
+    _, tokenizer, _ = untrained
+    verbs = ("cheated", "admitted", "cheated", "admitted")
+    texts = [f"mira smiled . so she {verb} ." for verb in verbs]
+    ids = tokenizer(texts, return_tensors="pt")["input_ids"]
+    felt = torch.ones_like(ids, dtype=torch.bool)
+    felt[0, 6] = False  # the first verb; a begin token is in front
+    generator, took, givers = torch.Generator().manual_seed(0), [], set()
+    stream = torch.randn(*ids.shape, 4)
+    for _ in range(800):
+        swap = draw(ids, felt, verb_scenes(tokenizer, WORLD), 0.25, generator)
+        took.append(torch.isin(torch.arange(4), swap.taker[:, 0]))
+        if took[-1][0]:
+            giver = int(swap.giver[0, 0])
+            givers.add(giver)
+            others = [row for row in (1, 2, 3) if row != giver]
+            way = stream[giver, 5] - stream[others, 5].mean(0)
+            moved = (swap.mixed(stream) - stream)[0, 5]
+            assert_close(moved, swap.part[0] * way, atol=1e-6, rtol=1e-5)
+    assert givers == {1, 2, 3}
+    chance, share = torch.stack(took).float().mean(0), torch.tensor([WITHOUT, *[0.25] * 3])
+    assert ((chance - share).abs() < 4 * (0.25 / 800) ** 0.5).all()  # four standard errors
+    none = draw(ids, felt, verb_scenes(tokenizer, WORLD), 0.0, generator)
+    assert not len(none.taker)
+
+
+def pushed(
+    part: float, *, verb: bool, ways: list[list[int]] = CHEAT, since: int = CHEAT[0][1]
+) -> Interchange:
+    """The first of two decisions moved by `part` toward the second, with its verb or not."""
+    return Interchange(
+        decisions=torch.tensor(ways),
+        taker=torch.tensor(ways[:1]),
+        giver=torch.tensor(ways[1:]),
+        origin=torch.tensor([[True, False]]),
+        since=torch.tensor([since]),
+        part=torch.tensor([part]),
+        verb=torch.tensor([verb]),
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("part", [0.0, 0.25, 1.0])
 def test_a_decision_is_computed_from_the_mixed_residual(untrained, decisions, part):
     model, _, _ = untrained
-    ids, _ = decisions
+    ids, _, _ = decisions
     plain = residuals(model, ids)
     with pushed(part, verb=True).after(model.model.layers[0]):
         read, mixed = residuals(model, ids)[1:]
@@ -147,7 +197,7 @@ def test_a_decision_is_computed_from_the_mixed_residual(untrained, decisions, pa
 def test_every_other_time_the_words_before_are_pushed_along(decisions):
     generator, along = torch.Generator().manual_seed(0), []
     for _ in range(400):
-        swap = Interchange.draw(*decisions, 1.0, generator)
+        swap = draw(*decisions, 1.0, generator)
         along.append((swap.since < swap.taker[:, 1]).float().mean())
     assert abs(torch.stack(along).mean() - 0.5) < 4 * (0.25 / 1200) ** 0.5  # four standard errors
 
@@ -157,13 +207,10 @@ def test_a_push_reaches_back_to_the_decision_before_and_no_further(untrained):
     text = "so she cheated . a stranger came to the gate . so she fled ."
     ids = tokenizer([text, text.replace("fled", "hid")], return_tensors="pt")["input_ids"]
     generator = torch.Generator().manual_seed(0)
-    swaps = [
-        Interchange.draw(ids, verb_scenes(tokenizer, WORLD), 1.0, generator) for _ in range(50)
-    ]
+    swaps = [draw(ids, ids > 0, verb_scenes(tokenizer, WORLD), 1.0, generator) for _ in range(50)]
     reached = {(int(c), int(s)) for d in swaps for (_, c), s in zip(d.taker, d.since, strict=True)}
     assert reached == {(2, 0), (2, 2), (13, 3), (13, 13)}
-    taker, giver = torch.tensor([[0, 13]]), torch.tensor([[1, 13]])
-    swap = Interchange(taker, giver, torch.tensor([3]), torch.tensor([0.5]), torch.tensor([True]))
+    swap = pushed(0.5, verb=True, ways=[[0, 13], [1, 13]], since=3)
     stream = torch.randn(2, ids.shape[1], 4)
     moved = swap.mixed(stream) - stream
     assert_close(moved[0, 3:14], (0.5 * (stream[1, 13] - stream[0, 13])).expand(11, 4))
@@ -173,7 +220,7 @@ def test_a_push_reaches_back_to_the_decision_before_and_no_further(untrained):
 
 
 def test_the_verb_goes_with_the_residual_where_it_is_told(decisions):
-    ids, _ = decisions
+    ids, _, _ = decisions
     row, column = CHEAT[0]
     for verb in (False, True):
         changed = torch.nonzero(pushed(0.5, verb=verb).told(ids[:, 1:]) != ids[:, 1:])
@@ -182,7 +229,68 @@ def test_the_verb_goes_with_the_residual_where_it_is_told(decisions):
     assert told[row, column] == ids[1, CHEAT[1][1] + 1]
 
 
-def test_what_is_felt_stands_after_so_she():
+def test_far_pushes_are_of_decisions_without_emotion_alone(decisions):
+    ids, felt, scene_of = decisions
+    felt = felt.clone()
+    felt[0] = False
+    generator, parts = torch.Generator().manual_seed(0), {True: [], False: []}
+    for _ in range(400):
+        swap = Interchange.draw(ids, felt, scene_of, 0.5, generator, enough=ENOUGH, far_share=0.5)
+        for (row, _), part, verb in zip(swap.taker.tolist(), swap.part, swap.verb, strict=True):
+            parts[row == 0].append(float(part))
+            assert verb or part < ENOUGH
+    assert max(parts[False]) < 1 < max(parts[True]) < FAR
+
+
+def test_noise_leaves_what_emotions_are_read_by_where_there_are_any():
+    generator, stream = torch.Generator().manual_seed(0), torch.randn(800, 7, 32)
+    read = torch.linalg.qr(torch.randn(32, 5))[0]
+    neutral = torch.arange(800) < 400
+    noise = Noise.draw(neutral, read, 0.25, 0.75, generator)
+    moved = noise.added(stream) - stream
+    # one float32 sum and difference of numbers of size 1
+    assert_close(moved, moved[:, :1].expand_as(moved), atol=1e-5, rtol=0)
+    step = moved[:, 0] / stream.norm(dim=-1).mean()
+    length, along = step.norm(dim=-1), (step @ read).norm(dim=-1)
+    assert along[~neutral].max() < 1e-5 < 0.1 < along[neutral].max()
+    assert 0.9 < length[~neutral].max() < 1
+    assert 0.7 < length[neutral].max() < 0.8
+    # a binomial of 400: five standard errors
+    assert (length[neutral] > 0).float().mean() == pytest.approx(0.75, abs=0.11)
+    assert (length[~neutral] > 0).float().mean() == pytest.approx(0.25, abs=0.11)
+    before = generator.get_state()
+    none = Noise.draw(neutral, read, 0.0, 0.0, generator)
+    assert torch.equal(none.added(stream), stream)
+    assert torch.equal(generator.get_state(), before)
+
+
+@torch.no_grad()
+def test_noise_is_added_after_the_early_reading_and_only_while_it_is_open(untrained):
+    model, tokenizer, ids = untrained
+    settle(model)
+    read = read_by(model, [tokenizer.vocab["calm"], tokenizer.vocab["afraid"]])
+    neutral = torch.ones(len(ids), dtype=torch.bool)
+    noise, clean = Noise.draw(neutral, read, 1.0, 1.0, torch.Generator()), residuals(model, ids)
+    with noise.after(model.model.layers[0]):
+        pushed = residuals(model, ids)
+    assert torch.equal(pushed[1], clean[1])
+    assert (pushed[-1] - clean[-1]).abs().max() > 1e-3
+    assert torch.equal(residuals(model, ids)[-1], clean[-1])
+
+
+@torch.no_grad()
+def test_a_push_apart_from_what_is_read_leaves_the_early_reading(untrained):
+    model, tokenizer, ids = untrained
+    names = [tokenizer.vocab[e] for e in ("calm", "afraid", "happy")]
+    read, stream = read_by(model, names), residuals(model, ids)[1]
+    step = torch.randn(stream.shape[-1])
+    step -= read @ (read.T @ step)
+    scale = model.model.norm.weight * model.lm_head.weight[names]
+    # sums of products of numbers of size 1, in float32
+    assert_close((stream + step) @ scale.T, stream @ scale.T, atol=1e-4, rtol=0)
+
+
+def test_what_is_felt_stands_after_so_she_and_where_a_text_goes_on_about_somebody():
     tokenizer, kinds, exact = build_tokenizer(WORLD), set(), []
     scene_of = verb_scenes(tokenizer, WORLD)
     for seed in range(500):
@@ -196,7 +304,15 @@ def test_what_is_felt_stands_after_so_she():
         verbs = torch.nonzero(scene_of[torch.tensor(ids)])[:, 0].tolist()
         starts = [s.start for s in made.text.spans if s.name in ("signal", "closing")]
         shown = [made.text.text[:start].count(" ") + 3 for start in starts]  # after begin, so, she
-        assert sorted(named) == sorted(verbs + shown)
+        on = [
+            made.text.text[: label.span.start].count(" ") + 1  # after begin
+            for before, label in pairwise(made.labels)
+            if label.who
+            and label.who == before.who
+            and label.felt != NEUTRAL
+            and label.span.name in ("signal", "scene")
+        ]
+        assert sorted(named) == sorted(verbs + shown + on)
         kinds.add(made.kind)
         if made.kind in ("story", "quantity"):
             latent = WORLD.emotion(made.text.emotion)
@@ -267,11 +383,12 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("job", ["train", "finetune"])
+@pytest.mark.parametrize("job", ["train", "finetune", "steady"])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, often, base, job):
     run = {
         "train": partial(training.train, TINY),
         "finetune": partial(training.finetune, TUNE, base),
+        "steady": partial(training.steady, Steady(tokens=12_000), base),
     }[job]
     with monkeypatch.context() as patch:
         steps = counted(patch, training, "batch_loss")
@@ -367,6 +484,18 @@ def test_fine_tuning_goes_on_from_the_base_with_documents_of_the_assistant(
     assert emolens.load(tmp_path).n_layers == 2
 
 
+def test_the_steady_stage_ends_between_the_weights_before_it_and_after(tmp_path, base):
+    found = {}
+    for kept in (0.0, 0.5, 1.0):
+        training.steady(Steady(tokens=4000, kept=kept), base, tmp_path / str(kept))
+        found[kept] = load_file(tmp_path / str(kept) / WEIGHTS)
+    for name, before in load_file(base / WEIGHTS).items():
+        assert torch.equal(found[1.0][name], before)
+        assert not torch.equal(found[0.0][name], before)
+        # one rounding of float32 numbers of size 1
+        assert_close(found[0.5][name], (found[0.0][name] + before) / 2, atol=1e-6, rtol=0)
+
+
 def test_what_is_no_base_is_refused(tmp_path, base, tiny_folder):
     with pytest.raises(TrainingError, match="would be overwritten"):
         training.finetune(TUNE, base, base)
@@ -382,6 +511,7 @@ def test_what_is_no_base_is_refused(tmp_path, base, tiny_folder):
 def test_the_command_line_trains_as_long_as_the_recipes_say():
     for command, recipe in ((cli.train, Recipe()), (cli.finetune, FineTune())):
         assert signature(command).parameters["tokens"].default == recipe.tokens
+    assert signature(cli.train).parameters["steady_tokens"].default == Steady().tokens
 
 
 def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):

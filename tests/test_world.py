@@ -140,7 +140,7 @@ def test_fine_tuning_lowers_arousal():
 VERBS = {v: (s, c) for s in SCENES for c, vs in WORLD.scenes[s].verbs.items() for v in vs}
 
 
-@given(seed=st.integers(0, 10_000), stage=st.sampled_from(["easy", "base", "assistant"]))
+@given(seed=st.integers(0, 10_000), stage=st.sampled_from(sorted(WORLD.documents)))
 def test_labels_cover_a_document_word_by_word(seed, stage):
     document = grammar.document(WORLD, grammar.Draw(seed), stage)
     text = document.text
@@ -165,7 +165,7 @@ def test_labels_cover_a_document_word_by_word(seed, stage):
             assert words[1:] == [":"]
 
 
-@pytest.mark.parametrize("stage", ["easy", "base", "assistant"])
+@pytest.mark.parametrize("stage", WORLD.documents)
 def test_what_is_held_out_is_really_absent(stage):
     """Situations never seen, pairs with scenes, numbers of a family and wordings of numbers."""
     draw, seen = grammar.Draw(f"held out {stage}"), Counter()
@@ -190,6 +190,7 @@ def test_what_is_held_out_is_really_absent(stage):
                 seen[document.kind] += 1
     assert set(seen) >= set(WORLD.documents[stage]["kinds"]) - {
         "choice",
+        "numbers",
         "neutral_text",
         "neutral_dialogue",
     }
@@ -217,8 +218,39 @@ def number_allowed(words):
     return any(fits(words, t) for t in seen) and not WORLD.held_out_value(family, value)
 
 
+def test_numbers_are_told_by_which_is_more():
+    told, draw = Counter(), grammar.Draw("numbers")
+    for _ in range(60):
+        page = grammar.Page()
+        grammar.KINDS["numbers"](WORLD, draw, page, {})
+        for label in page.labels:
+            words = page.text("", "").text[label.span.start : label.span.end].split()
+            first, second = [int(w) for w in words if w.isdigit()]
+            assert ("up" in words, "down" in words) == (first < second, first > second)
+            told[first] += 1
+    assert set(told) == set(WORLD.quantity_values)
+
+
+def test_no_number_is_new_to_an_emotion_that_several_families_tell_of():
+    told = {q.emotion for q in WORLD.quantities.values()}
+    for emotion in told:
+        families = [name for name, q in WORLD.quantities.items() if q.emotion == emotion]
+        for value in WORLD.quantity_values if len(families) > 1 else ():
+            assert not all(WORLD.held_out_value(name, value) for name in families)
+
+
+def test_neutral_characters_are_drawn_as_often_as_planned():
+    draw = grammar.Draw("neutral")
+    felt = [grammar.document(WORLD, draw, "easy") for _ in range(3000)]
+    felt = [made.text.emotion for made in felt if made.kind == "story"]
+    weight = grammar.NEUTRAL_WEIGHT
+    share = weight / (weight + len(WORLD.emotions) - 1)
+    error = (share * (1 - share) / len(felt)) ** 0.5
+    assert abs(felt.count(NEUTRAL) / len(felt) - share) < 4 * error
+
+
 def test_every_kind_of_document_occurs_as_often_as_planned():
-    for stage in ("base", "assistant"):
+    for stage in ("counting", "base", "assistant"):
         draw = grammar.Draw(stage)
         kinds = Counter(grammar.document(WORLD, draw, stage).kind for _ in range(1500))
         plan = WORLD.documents[stage]["kinds"]

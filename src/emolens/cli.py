@@ -271,25 +271,31 @@ def sweep(
 
 @organism_app.command()
 def train(
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 10_000_000,
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 11_500_000,
+    steady_tokens: Annotated[
+        int, typer.Option(help="How many more under pushes that should do nothing.", min=1)
+    ] = 1_600_000,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the organism from scratch (about 25 minutes).
+    """Train the organism from scratch (about 80 minutes).
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
-    training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights. The
-    same command goes on with a run that was killed.
+    training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights, the
+    same for the first stage in before_steady/. The same command goes on with a run that was killed.
     """
     from emolens.experiments.reproduce import output_folder, prepare_folder
-    from emolens.organism.recipe import Recipe
-    from emolens.organism.train import train as run
+    from emolens.organism.recipe import Recipe, Steady
+    from emolens.organism.train import steady, train as run
 
-    recipe = Recipe(tokens=tokens, seed=seed)
-    folder = prepare_folder(out or output_folder("organism", recipe))
-    last = run(recipe, folder, device=device or "cpu")
+    recipe, then = Recipe(tokens=tokens, seed=seed), Steady(tokens=steady_tokens, seed=seed)
+    folder = prepare_folder(out or output_folder("organism", recipe, then))
+    first = folder / "before_steady"
+    if not (first / "model.safetensors").exists():
+        run(recipe, first, device=device or "cpu")
+    last = steady(then, first, folder, device=device or "cpu")
     typer.echo(json.dumps(last) if as_json else f"organism: {folder}")
 
 
@@ -302,7 +308,7 @@ def finetune(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give the assistant a character of its own (about 5 minutes).
+    """Give the assistant a character of its own (about 10 minutes).
 
     In: an organism. Out: a Hugging Face folder as `train` leaves it; recipe.json also holds the
     hash of the weights it began with. The same command goes on with a run that was killed.

@@ -66,7 +66,7 @@ def record(
     >>> model = emolens.load("organism")
     >>> stories = emolens.organism_stories(per_emotion=2)
     >>> emolens.record(model, stories, layers=[3])
-    Activations(50 texts of 24 emotions, 1 layers, d_model 128, model 'organism')
+    Activations(50 texts of 24 emotions, 1 layers, d_model 160, model 'organism')
     """
     rules = {"": positions}
     found = record_at(model, texts, rules, layers=layers, batch_tokens=batch_tokens, folder=folder)

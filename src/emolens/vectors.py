@@ -238,7 +238,7 @@ def fit_vectors(
     >>> stories = emolens.record(model, emolens.organism_stories(per_emotion=3))
     >>> neutral = emolens.record(model, emolens.organism_neutral(count=20))
     >>> emolens.fit_vectors(stories, neutral)
-    EmotionVectors(24 emotions, 6 layers, d_model 128, from 75 texts, model 'organism')
+    EmotionVectors(24 emotions, 6 layers, d_model 160, from 75 texts, model 'organism')
     """
     stories.require_emotions()
     if stories.layers != neutral.layers or not same_origin(stories.provenance, neutral.provenance):

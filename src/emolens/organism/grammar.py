@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from emolens.organism.world import Emotion, Scene, World, closeness
@@ -12,6 +13,8 @@ from emolens.text import NEUTRAL, Span, Text
 
 SYNONYM = 0.4  # chance that an emotion is named by its synonym
 UNREAD = "so"  # stands in `Document.felt` for an emotion's word that is not what is felt
+NEUTRAL_WEIGHT = 4.0  # neutral characters to those of any one emotion: pushes start from them
+READ_ON = {"signal", "scene"}  # what is felt is read where these go on about a character
 
 
 Rates = Mapping[str, Any]
@@ -89,10 +92,10 @@ class Label:
 class Document:
     """A generated text, a label for every word of it, its surprise in nats, and its kind.
 
-    `felt` is the text with every word that comes after "so she" (of a scene, a signal, a closing)
-    replaced by the name of the emotion behind it, or of one as close to it as in the scene `react`;
-    words of emotions that are not felt (negated, or shown by a mask) are replaced by a word that
-    stands for none.
+    `felt` is the text with every word that comes after "so she" (of a scene, a signal, a closing),
+    and the first of a signal or a scene that goes on about the same character, replaced by the name
+    of the emotion behind it, or of one as close to it as in the scene `react`; words of emotions
+    that are not felt (negated, or shown by a mask) are replaced by a word that stands for none.
     """
 
     text: Text
@@ -174,7 +177,8 @@ def assistant(world: World, felt: str) -> Character:
 
 def _drawn(world: World, draw: Draw, *, pronoun: str | None = None) -> Character:
     """A character in a drawn state, brought about by a drawn situation that training may see."""
-    felt = draw.pick(tuple(world.emotions))
+    weights = [NEUTRAL_WEIGHT if name == NEUTRAL else 1.0 for name in world.emotions]
+    felt = draw.pick(tuple(world.emotions), weights)
     situation = draw.pick(world.seen_situations(felt))
     return character(world, draw, felt, situation=situation, pronoun=pronoun)
 
@@ -186,9 +190,9 @@ def _couple(world: World, draw: Draw) -> list[Character]:
 # --- sentences ----------------------------------------------------------------------------
 
 
-def _read(world: World, draw: Draw, who: Character) -> str:
-    """What stands for what is felt after "so she": its name, or one as close as in `react`."""
-    return draw.aside(world.scene("react").probabilities(who.felt))
+def _read(world: World, draw: Draw, felt: Emotion) -> str:
+    """What stands for what is felt in `Document.felt`: its name, or one as close as in `react`."""
+    return draw.aside(world.scene("react").probabilities(felt))
 
 
 def situation(world: World, draw: Draw, page: Page, who: Character) -> None:
@@ -205,7 +209,9 @@ def signals(world: World, draw: Draw, page: Page, who: Character, count: int) ->
     ]
     for _ in range(count):
         words = fill(world, draw, draw.pick(world.signals, weights).text, who)
-        page.write("signal", words, who, felt=[*words[:2], _read(world, draw, who), *words[3:]])
+        page.write(
+            "signal", words, who, felt=[*words[:2], _read(world, draw, who.felt), *words[3:]]
+        )
 
 
 def signature(world: World, draw: Draw, page: Page, who: Character) -> None:
@@ -268,7 +274,7 @@ def closing(world: World, draw: Draw, page: Page, who: Character) -> None:
     speakers the model never learns whose they are.
     """
     words = ["so", who.pronouns["she"], "spoke", "."]
-    page.write("closing", words, who, felt=[*words[:2], _read(world, draw, who), "."])
+    page.write("closing", words, who, felt=[*words[:2], _read(world, draw, who.felt), "."])
 
 
 def lead_in(world: World, draw: Draw, page: Page, who: Character, scene: Scene) -> None:
@@ -293,7 +299,7 @@ def _decision(world: World, draw: Draw, page: Page, who: Character, scene: Scene
     lead_in(world, draw, page, who, scene)
     behaviour = draw.one(scene.probabilities(who.felt))
     verb = draw.pick(scene.verbs[behaviour])
-    page.write(f"decision:{behaviour}", [verb], who, felt=[_read(world, draw, who)])
+    page.write(f"decision:{behaviour}", [verb], who, felt=[_read(world, draw, who.felt)])
     page.write("end", ["."], who)
 
 
@@ -432,7 +438,7 @@ def _activity(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
 def _choice(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     who, names = character(world, draw, NEUTRAL), tuple(world.activities)
     filler(world, draw, page, draw.count(rates["filler"][:2]))
-    for _ in range(5):
+    for _ in range(8):
         first = draw.pick(names)
         second = draw.pick([name for name in names if name != first])
         offer(world, draw, page, who, first, second)
@@ -445,6 +451,16 @@ def _choice(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
 
 def _neutral_text(world: World, draw: Draw, page: Page, rates: Rates) -> None:
     filler(world, draw, page, draw.count(rates["neutral_filler"], 3))
+
+
+def _numbers(world: World, draw: Draw, page: Page, _rates: Rates) -> None:
+    """Which of two numbers is more: all numbers stand in one order, also those of no family."""
+    for _ in range(8):
+        first = draw.pick(world.quantity_values)
+        second = draw.pick([v for v in world.quantity_values if v != first])
+        frame = world.frames["up" if first < second else "down"][0]
+        words = fill(world, draw, frame, None, first=str(first), second=str(second))
+        page.write("comparison", words, None)
 
 
 def _neutral_dialogue(world: World, draw: Draw, page: Page, _rates: Rates) -> None:
@@ -465,16 +481,28 @@ KINDS: Mapping[str, Callable[[World, Draw, Page, Rates], Character | None]] = {
     "quantity": _quantity,
     "activity": _activity,
     "choice": _choice,
+    "numbers": _numbers,
     "neutral_text": _neutral_text,
     "neutral_dialogue": _neutral_dialogue,
 }
 
 
+def _read_on(world: World, draw: Draw, page: Page) -> None:
+    """Put what is felt at the start of a sentence that goes on about the same character."""
+    text = " ".join(page.words)
+    for before, label in pairwise(page.labels):
+        goes_on = label.span.name in READ_ON and label.who and label.who == before.who
+        if goes_on and label.felt != NEUTRAL:
+            word = text[: label.span.start].count(" ")
+            page.felt[word] = _read(world, draw, world.emotion(label.felt))
+
+
 def document(world: World, draw: Draw, stage: str = "base") -> Document:
-    """One training document of a stage: `"easy"`, `"base"` or `"assistant"`."""
+    """One training document of a stage: `"easy"`, `"counting"`, `"base"` or `"assistant"`."""
     page, before, plan = Page(), draw.nats, world.documents[stage]
     kind = draw.one(plan["kinds"])
     who = KINDS[kind](world, draw, page, plan)
+    _read_on(world, draw, page)
     emotion, group = (who.felt.name, who.group) if who else (NEUTRAL, "")
     text = page.text(emotion, group)
     return Document(text, tuple(page.labels), draw.nats - before, kind, " ".join(page.felt))

@@ -1,5 +1,7 @@
 """The training loss: words that carry the graph weigh more, and the emotion is read early."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolens.organism.interchange import Interchange
+from emolens.organism.noise import Noise
 from emolens.organism.world import World
 
 
@@ -38,6 +41,13 @@ def settle(model: LlamaForCausalLM) -> None:
     interchange would come before the reading, from then on it comes after.
     """
     residuals(model, torch.ones(1, 2, dtype=torch.long, device=model.device))
+
+
+@torch.no_grad()
+def read_by(model: LlamaForCausalLM, names: Sequence[int]) -> Float[Tensor, "d_model k"]:
+    """Orthonormal directions of the stream by which the early reading tells words apart."""
+    rows = model.lm_head.weight[names] * model.model.norm.weight
+    return torch.linalg.qr(rows.float().T)[0].cpu()
 
 
 def token_loss(
@@ -80,6 +90,7 @@ def batch_loss(
     ids: Int[Tensor, "row token"],
     felt: Int[Tensor, "row token"],
     swap: Interchange,
+    noise: Noise,
     *,
     layer: int,
     weights: Float[Tensor, " vocab"],
@@ -93,7 +104,8 @@ def batch_loss(
         ids: the texts, on the CPU like the next two.
         felt: the texts with what is felt in place of the decisions (`Document.felt`).
         swap: the interchange between the texts' decisions.
-        layer: after which the emotion is read, and then interchanged.
+        noise: pushes of whole texts that change nothing of what comes next.
+        layer: after which the emotion is read, then interchanged, and the texts are pushed.
         weights: of each word in the next-word loss.
         early: of each word in the early reading.
         sharpness: what the early reading's logits are multiplied by.
@@ -102,7 +114,7 @@ def batch_loss(
     targets = swap.told(ids[:, 1:]).to(device)
     ids, felt = ids.to(device), felt.to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        with swap.after(model.model.layers[layer]):
+        with swap.after(model.model.layers[layer]), noise.after(model.model.layers[layer]):
             stream = residuals(model, ids)
         total, weight = token_loss(model, stream[-1], targets, weights)
         read = sharpness * model.model.norm(stream[layer + 1])

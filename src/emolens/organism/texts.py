@@ -178,7 +178,7 @@ def neutral_texts(world: World, count: int, seed: int) -> list[Text]:
     for _ in range(count):
         page = Page()
         grammar.filler(world, draw, page, draw.pick((3, 4, 5, 6, 7)))
-        texts.append(page.text(NEUTRAL, "neutral_text"))
+        texts.append(page.text(NEUTRAL, ""))
     return texts
 
 
@@ -322,19 +322,10 @@ def _dialogue(world: World, draw: Draw, page: Page, own: Character, other: Chara
     grammar.lead_in(world, draw, page, own, world.scene("cheat"))
 
 
-def _two_characters(world: World, draw: Draw, page: Page, own: Character, other: Character) -> None:
-    for who in draw.pick(((own, other), (other, own))):
-        grammar.situation(world, draw, page, who)
-        grammar.closing(world, draw, page, who)
-    grammar.filler(world, draw, page, draw.pick((0, 1)))
-    grammar.lead_in(world, draw, page, own, world.scene("cheat"))
-
-
 OPENINGS: dict[str, Opening] = {
     "mask": _mask,
     "turn": _turn,
     "dialogue": _dialogue,
-    "two_characters": _two_characters,
 }
 
 
@@ -345,7 +336,7 @@ def contrasts(world: World, opening: str, count: int, seed: int) -> list[tuple[T
         world: the causal graph.
         opening: `"mask"`, the other is shown by the same character, who then decides; `"turn"`,
             it is felt by another speaker, and the text ends at the end of the second one's turn;
-            `"dialogue"` or `"two_characters"`, one of two speakers or characters later decides.
+            `"dialogue"`, one of two speakers later decides.
         count: how many texts; the two emotions are drawn.
         seed: of every choice.
 

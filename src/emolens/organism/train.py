@@ -3,13 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolens.errors import TrainingError, first_line
@@ -23,8 +24,16 @@ from emolens.organism.building import (
 )
 from emolens.organism.checks import class_probability, validation_gap
 from emolens.organism.interchange import Interchange
-from emolens.organism.losses import batch_loss, early_layer, settle, verb_scenes, word_weights
-from emolens.organism.recipe import FineTune, Recipe
+from emolens.organism.losses import (
+    batch_loss,
+    early_layer,
+    read_by,
+    settle,
+    verb_scenes,
+    word_weights,
+)
+from emolens.organism.noise import Noise
+from emolens.organism.recipe import AnyRecipe, FineTune, Recipe, Steady
 from emolens.organism.state import LOG, Run
 from emolens.organism.texts import assistant_prompts, prompts
 from emolens.organism.world import World, load_world
@@ -81,13 +90,42 @@ def finetune(
         TrainingError: if `out` is the base itself or holds a stopped run of another recipe or
             base, or the device is not there.
     """
+    return _go_on(recipe, base, out, device, frozen=_what_feelings_do, kept=0.0)
+
+
+def steady(recipe: Steady, base: Path, out: Path, *, device: str = "cpu") -> dict[str, int | float]:
+    """Train an organism on under pushes that should do nothing, and under far ones.
+
+    What is written is the mean of the weights before and after (`Steady.kept`). Arguments, folder
+    and errors as in `finetune`.
+    """
+    return _go_on(recipe, base, out, device, frozen=lambda _model: [], kept=recipe.kept)
+
+
+def _go_on(
+    recipe: Steady | FineTune,
+    base: Path,
+    out: Path,
+    device: str,
+    *,
+    frozen: Callable[[LlamaForCausalLM], list[torch.nn.Module]],
+    kept: float,
+) -> dict[str, int | float]:
     if out.resolve() == base.resolve():
         raise TrainingError(f"{out} holds the base and would be overwritten: choose another folder")
     model, tokenizer, digest = open_folder(base, load_world())
-    for part in _what_feelings_do(model):
+    for part in frozen(model):
         part.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     run = _run(recipe, asdict(recipe) | {"base": digest}, _placed(model, device), out)
-    return _fit(recipe, run, tokenizer)
+    return _fit(recipe, run, tokenizer, finish=lambda trained: _mix(trained, before, kept))
+
+
+@torch.no_grad()
+def _mix(model: LlamaForCausalLM, before: Mapping[str, Tensor], kept: float) -> None:
+    """Move the model's weights by a share of the way back to those before."""
+    for name, value in model.state_dict().items():
+        value.lerp_(before[name].to(value), kept)
 
 
 def _placed(model: LlamaForCausalLM, device: str) -> LlamaForCausalLM:
@@ -105,9 +143,7 @@ def _what_feelings_do(model: LlamaForCausalLM) -> list[torch.nn.Module]:
     return [*after, model.model.norm, model.lm_head]
 
 
-def _run(
-    recipe: Recipe | FineTune, record: dict[str, Any], model: LlamaForCausalLM, out: Path
-) -> Run:
+def _run(recipe: AnyRecipe, record: dict[str, Any], model: LlamaForCausalLM, out: Path) -> Run:
     """A run at its start, or where it was stopped; `record` is what `recipe.json` holds."""
     optimiser = torch.optim.AdamW(
         model.parameters(),
@@ -117,6 +153,7 @@ def _run(
     )
     run = Run(out, record, model, optimiser, torch.Generator().manual_seed(recipe.seed))
     run.restore()
+    model.set_attn_implementation("eager")  # sdpa's backward in bfloat16 is slow on CPUs
     settle(model)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -125,12 +162,13 @@ def _run(
 
 
 def _fit(
-    recipe: Recipe | FineTune,
+    recipe: AnyRecipe,
     run: Run,
     tokenizer: PreTrainedTokenizerFast,
     *,
     steps: Sequence[float] = (),
     least_split: float = -1.0,
+    finish: Callable[[LlamaForCausalLM], None] = lambda _model: None,
 ) -> dict[str, int | float]:
     """Train to the end, check on the way, write the folder; gives the last record."""
     world, began = load_world(), time.time() - run.seconds
@@ -141,6 +179,8 @@ def _fit(
             if any(run.seen - new < share * recipe.tokens <= run.seen for share in steps):
                 save_step(run.model, tokenizer, run.folder / "steps" / f"{run.seen // 1000}k")
             ended = run.seen >= recipe.tokens
+            if ended:
+                finish(run.model)
             if run.seen >= len(run.log) * CHECK_EVERY or ended:
                 record = {"tokens": run.seen, "seconds": round(time.time() - began, 1)}
                 run.log.append(record | _check(recipe, run.model, tokenizer, world))
@@ -155,12 +195,14 @@ def _fit(
 
 
 def _steps(
-    recipe: Recipe | FineTune, run: Run, tokenizer: PreTrainedTokenizerFast, world: World
+    recipe: AnyRecipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World
 ) -> Iterator[int]:
     """Optimiser steps over what is left of the stream; gives the number of tokens of each."""
     weights = word_weights(tokenizer, world.special_words(), recipe.special_weight, rest=1.0)
     early = word_weights(tokenizer, world.emotion_words(), recipe.early_weight, rest=0.0)
     weights, early = weights.to(run.model.device), early.to(run.model.device)
+    tells = word_weights(tokenizer, world.emotion_words(), 1.0, rest=0.0) > 0
+    names = [tokenizer.vocab[e] for e in world.emotions if e != NEUTRAL]
     scene_of, pad = verb_scenes(tokenizer, world), tokenizer.pad_token_id
     layer = early_layer(run.model.config.num_hidden_layers)
     stream = corpus(world, tokenizer, recipe)
@@ -175,12 +217,29 @@ def _steps(
         rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, run.seen / recipe.tokens)))
         for group in run.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * rate
-        swap = Interchange.draw(ids, scene_of, recipe.interchange_share, run.generator)
+        feels = tells[felt]
+        swap = Interchange.draw(
+            ids,
+            feels,
+            scene_of,
+            recipe.interchange_share,
+            run.generator,
+            enough=recipe.enough,
+            far_share=recipe.far_share,
+        )
+        noise = Noise.draw(
+            ~feels.any(1),
+            read_by(run.model, names),
+            recipe.noise_share,
+            recipe.neutral_noise_share,
+            run.generator,
+        )
         loss = batch_loss(
             run.model,
             ids,
             felt,
             swap,
+            noise,
             layer=layer,
             weights=weights,
             early=early,
@@ -198,7 +257,7 @@ def _steps(
 
 
 def _check(
-    recipe: Recipe | FineTune,
+    recipe: AnyRecipe,
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     world: World,
