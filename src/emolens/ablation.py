@@ -68,7 +68,7 @@ def erase(activations: Activations, emotion: str, layer: int) -> Intervention:
     >>> model = emolens.load("organism")
     >>> stories = emolens.record(model, emolens.organism_stories(per_emotion=4), layers=[3])
     >>> erase(stories, "calm", 3)(stories.pooled).shape
-    torch.Size([100, 1, 128])
+    torch.Size([100, 1, 160])
     """
     activations.of(emotion)
     concept = torch.tensor([[float(e == emotion)] for e in activations.emotions])

@@ -86,7 +86,7 @@ class Directions:
             ModelError: if the width, a layer, the architecture or the basis is another.
 
         >>> import torch, emolens
-        >>> found = emolens.Directions(torch.ones(1, 1, 128), ("calm",), (9,), "calm.gguf", "llama")
+        >>> found = emolens.Directions(torch.ones(1, 1, 160), ("calm",), (9,), "calm.gguf", "llama")
         >>> found.check_fits(emolens.load("organism"))
         Traceback (most recent call last):
         emolens.errors.ModelError: calm.gguf has a direction at layer 9 and 'organism' has layers \

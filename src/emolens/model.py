@@ -414,7 +414,7 @@ def load(
 
     >>> import emolens, torch
     >>> emolens.load("organism")
-    HookedModel('organism', decoder, 6 layers x 128, raw weights, TransformerBridge)
+    HookedModel('organism', decoder, 6 layers x 160, raw weights, TransformerBridge)
     >>> emolens.load("organism", dtype=torch.bfloat16, device_map={"": "cpu"}).dtype
     'bfloat16'
     """

@@ -113,7 +113,7 @@ def store_tokens(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     store = store_tokens(model, emolens.organism_stories(1), folder, layers=[3])
     ...     store.text(0).shape[1:]
-    torch.Size([1, 128])
+    torch.Size([1, 160])
     """
     if not texts:
         raise CorpusError("no texts to store: the corpus is empty")
