@@ -18,8 +18,7 @@ from emolens.ablation import erase, remove
 from emolens.activations import Activations
 from emolens.attribution import attribute
 from emolens.controls import random_directions
-from emolens.decisions import Trial
-from emolens.hooks import hooked
+from emolens.decisions import Decision, Trial
 from emolens.interventions import Intervention, Steer, unit
 from emolens.model import HookedModel
 from emolens.organism import (
@@ -34,7 +33,6 @@ from emolens.patching import Pairs, patch_layers
 from emolens.progress import track
 from emolens.recording import record
 from emolens.sharing import run_changed
-from emolens.sites import Site
 from emolens.statistics import clustered_interval, halves, jackknife_interval, row_interval
 from emolens.steering import (
     against_random,
@@ -101,9 +99,9 @@ class Scenario:
         return Trial.prepare(self.trial.model, replace(whole, prompts=told))
 
 
-def _probabilities(trial: Trial) -> pd.DataFrame:
+def _probabilities(trial: Trial, decision: Decision) -> pd.DataFrame:
     """Mean P(class) after each emotion: emotion by class."""
-    found = pd.DataFrame({name: p.numpy() for name, p in trial.run().probability.items()})
+    found = pd.DataFrame({name: p.numpy() for name, p in decision.probability.items()})
     return found.groupby([t.emotion for t in trial.behaviour.prompts]).mean()
 
 
@@ -137,7 +135,7 @@ def _scenario(model: HookedModel, scene: str, seed: int) -> Scenario:
     trial = Trial.prepare(model, replace(whole, prompts=tuple(told)))
     felt = np.array([t.emotion for t in told])
     residuals = decision_residuals(trial, range(model.n_layers))
-    return Scenario(trial, felt, _probabilities(trial), residuals, _planted(scene))
+    return Scenario(trial, felt, _probabilities(trial, trial.run()), residuals, _planted(scene))
 
 
 def _planted(scene: str) -> pd.DataFrame:
@@ -193,24 +191,18 @@ def ablation(
 ) -> dict[str, Estimate]:
     """Remove each emotion in turn and see whose behaviour goes with it."""
     raised = {e: most_raised(e, tuple(bench.scenes)) for e in changes}
-    trials = {
-        name: bench.scenes[name].after(*(e for e, (scene, _) in raised.items() if scene == name))
-        for name in {scene for scene, _ in raised.values()}
-    }
-
-    def raised_p() -> np.ndarray:
-        found = {name: _probabilities(trial) for name, trial in trials.items()}
-        return np.array(
-            [found[scene].loc[e, behaviour] for e, (scene, behaviour) in raised.items()]
-        )
-
     before = np.array([bench.scenes[s].before.loc[e, c] for e, (s, c) in raised.items()])
     rest = np.array([bench.scenes[s].before.loc[NEUTRAL, c] for s, c in raised.values()])
     drop = np.zeros((len(changes), len(changes)))
-    told = track(changes.values(), f"ablating, {name}", len(changes), "vectors")
-    for i, change in enumerate(told):
-        with hooked(bench.model, {Site(layer): change}):
-            drop[i] = before - raised_p()
+    scenes = dict.fromkeys(s for s, _ in raised.values())
+    steps = [(layer, c) for c in changes.values()]
+    for scene in track(scenes, f"ablating, {name}", len(scenes), "scenes"):
+        columns = [j for j, (s, _) in enumerate(raised.values()) if s == scene]
+        told = [(e, c) for e, (s, c) in raised.items() if s == scene]
+        trial = bench.scenes[scene].after(*(e for e, _ in told))
+        for i, decision in enumerate(run_changed(trial, steps)):
+            found = _probabilities(trial, decision)
+            drop[i, columns] = before[columns] - [found.loc[each] for each in told]
     excess, others = before - rest, np.abs(drop)
     np.fill_diagonal(others, np.nan)
 
