@@ -3,22 +3,25 @@
 python benchmarks/recipe.py --out FOLDER [--tokens 3000000] [--only NAME ...]
 
 Each variant is the shipped recipe at 4 layers with one part left out, trained from the same seed
-and held against the same checks. A folder that is there already is measured, not trained again; a
-training that was killed goes on.
+and held against the same checks: first of the first stage, then of the steady stage after all of
+the first. A folder that is there already is measured, not trained again; a training that was killed
+goes on.
 """
 
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import emolens
 from emolens.experiments.acceptance import acceptance
-from emolens.organism.recipe import Recipe
-from emolens.organism.train import train
+from emolens.organism.recipe import Recipe, Steady
+from emolens.organism.train import steady, train
 
+WHOLE = "all parts"
 PARTS = {
-    "all parts": {},
+    WHOLE: {},
     "no easy stage": {"easy_share": 0.0},
     "no stretch of numbers": {"counting_share": 0.0},
     "all words weigh alike": {"special_weight": 1.0},
@@ -26,6 +29,12 @@ PARTS = {
     "early reading not sharpened": {"early_sharpness": 1.0},
     "no interchange": {"interchange_share": 0.0},
     "embeddings of 0.02": {"embedding_std": 0.02},
+}
+STEADY = {
+    "then steadied": {},
+    "steadied without noise": {"noise_share": 0.0, "neutral_noise_share": 0.0},
+    "steadied without far pushes": {"far_share": 0.0},
+    "steadied, nothing kept of before": {"kept": 0.0},
 }
 CHECKS = (
     "validation loss above the floor, nats",
@@ -54,26 +63,28 @@ def measured(folder: Path) -> dict[str, float]:
     return {name: round(found[name], 3) for name in CHECKS}
 
 
+def made(name: str, folder: Path, tokens: int, seed: int) -> None:
+    """Train a variant; those of the steady stage go on from all parts, as long as is usual."""
+    if name in STEADY:
+        share = Steady().tokens / Recipe().tokens
+        recipe = Steady(tokens=round(share * tokens), seed=seed, **STEADY[name])
+        steady(recipe, folder.with_name(WHOLE.replace(" ", "-")), folder)
+        return
+    whole = Recipe(n_layers=4, d_model=128, d_mlp=344, tokens=tokens, seed=seed, least_split=-1.0)
+    train(replace(whole, **PARTS[name]), folder)
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--out", type=Path, required=True)
     words.add_argument("--tokens", type=int, default=3_000_000)
     words.add_argument("--seed", type=int, default=1)
-    words.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    words.add_argument("--only", nargs="+", choices=[*PARTS, *STEADY], default=[*PARTS, *STEADY])
     options = words.parse_args()
     for name in options.only:
-        recipe = Recipe(
-            n_layers=4,
-            d_model=128,
-            d_mlp=344,
-            tokens=options.tokens,
-            seed=options.seed,
-            least_split=-1.0,
-            **PARTS[name],
-        )
         folder = options.out / name.replace(" ", "-")
         if not (folder / "model.safetensors").exists():
-            train(recipe, folder)
+            made(name, folder, options.tokens, options.seed)
         print(json.dumps({"recipe": name, **measured(folder)}), flush=True)
 
 
