@@ -77,6 +77,13 @@ def vectors(organism):
     return emolens.fit_vectors(stories, emolens.record(organism, emolens.organism_neutral(60)))
 
 
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    from tests.written import written_model
+
+    return written_model(tmp_path_factory.mktemp("written"))
+
+
 def word_tokenizer():
     """A closed word-level tokenizer with a begin token."""
     from transformers import PreTrainedTokenizerFast

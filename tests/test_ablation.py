@@ -79,6 +79,29 @@ def test_removed_from_a_layer_on_the_emotion_cannot_be_written_anew(excess):
     assert found.own[5] == pytest.approx(excess(layers=[5]).own[5], abs=1e-6)
 
 
+def test_a_control_is_removed_as_an_emotion_is(organism, vectors, cheat):
+    table = ablate_layers(
+        cheat["desperate"],
+        vectors,
+        "desperate",
+        target=0.2,
+        layers=[LAYER],
+        controls=vectors,
+        random_count=1,
+    ).set_index(["half", "direction", "kind"])
+    for half in ("choose", "report"):
+        own, same, calm = (
+            table.p[half, name, kind]
+            for name, kind in (
+                ("desperate", "desperate"),
+                ("desperate", "control"),
+                ("calm", "control"),
+            )
+        )
+        assert same == pytest.approx(own, abs=1e-6)
+        assert calm > own + 0.2
+
+
 def test_all_emotions_together_take_at_least_what_one_takes(excess, vectors):
     both = excess(vectors.emotions, layers=[LAYER]), excess(layers=[LAYER])
     assert both[0].own[LAYER] > both[1].own[LAYER] > 0.7

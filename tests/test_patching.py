@@ -6,83 +6,19 @@ from hypothesis import given, strategies as st
 from torch.testing import assert_close
 
 import emolens
-from emolens.behaviour import Behaviour
 from emolens.controls import turned
 from emolens.errors import ModelError, SelectionError
 from emolens.interventions import At, Head, Patch, along, apart, placebo, whole
 from emolens.patching import Pairs, patch_components, patch_layers, patch_positions
 from emolens.sites import Site
-from emolens.text import Text
-from emolens.vectors import EmotionVectors
 from tests.conftest import SIZES, word_tokenizer
-
-WRITES = 1  # the layer that moves what was felt to later tokens
-FELT, TOLD, BULK, SAME = 1, 3, 2, 0  # coordinates of the stream
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A Llama in which one layer does one thing, and no other layer does anything.
-
-    The words word1 and word2 hold +1 and -1 along `FELT`. Layer `WRITES` attends to all tokens
-    evenly and writes their mean of it along `TOLD`, which the unembedding reads: for word10 and
-    against word11.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        hidden_size=8,
-        num_hidden_layers=3,
-        num_attention_heads=1,
-        intermediate_size=8,
-        vocab_size=64,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model, tokenizer = LlamaForCausalLM(config), word_tokenizer()
-    ids = {n: tokenizer.convert_tokens_to_ids(f"word{n}") for n in (1, 2, 10, 11)}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.zero_()
-        words = model.model.embed_tokens.weight
-        words[:, SAME], words[:, BULK] = 1.0, 1.0
-        words[[ids[1], ids[2]], BULK] = 0.0  # all words are as long
-        words[ids[1], FELT], words[ids[2], FELT] = 1.0, -1.0
-        attention = model.model.layers[WRITES].self_attn
-        attention.v_proj.weight[0, FELT] = 1.0
-        attention.o_proj.weight[TOLD, 0] = 2.0
-        model.lm_head.weight[ids[10], TOLD], model.lm_head.weight[ids[11], TOLD] = 1.0, -1.0
-    folder = tmp_path_factory.mktemp("written")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return emolens.load(folder)
-
-
-TAILS = ("word5 word6", "word7", "word8 word9 word5", "word12", "word13 word5", "word14")
-
-
-def behaviour(starts: str, tails=TAILS) -> Behaviour:
-    texts = [Text(f"{starts} {tail}", starts, f"tail {i}") for i, tail in enumerate(tails)]
-    return Behaviour("b", "yes", {"yes": ("word10",), "no": ("word11",)}, tuple(texts))
+from tests.written import FELT, TAILS, TOLD, WRITES, behaviour, pointing
 
 
 @pytest.fixture(scope="module")
 def pairs(written):
     ready = [emolens.Trial.prepare(written, behaviour(s)) for s in ("word2", "word3 word1")]
     return Pairs.of(*ready)
-
-
-def pointing(model, coordinate: int, sign: float = 1.0) -> EmotionVectors:
-    """Two emotions that differ along one coordinate, at every layer."""
-    vectors = torch.zeros(2, 3, 8)
-    vectors[0, :, coordinate], vectors[1, :, coordinate] = sign, -sign
-    mean, norm = torch.zeros(3, 8), torch.ones(3)
-    origin = model.provenance([Text("word1")], {}, 0)
-    return EmotionVectors(vectors, ("up", "down"), (0, 1, 2), mean, norm, (0, 0, 0), origin)
 
 
 def recovered(table, column="part", half="report"):
@@ -105,6 +41,17 @@ def test_a_direction_that_nothing_reads_there_carries_nothing(written, pairs):
     assert_close(
         torch.tensor(found["complement"].to_numpy()), torch.tensor([0.0, 1.0, 1.0]).double()
     )
+
+
+def test_controls_go_as_far_as_the_direction_does(written, pairs):
+    told = {"layers": [WRITES], "random_count": 0}
+    vectors = pointing(written, TOLD)
+    found = recovered(patch_layers(pairs, vectors, "up", "down", controls=vectors, **told))
+    assert_close(found["up"].to_numpy(), found["direction"].to_numpy(), atol=1e-5, rtol=0)
+    assert found["down"].max() < -0.1, "away from the donors"
+    beside = pointing(written, FELT)
+    found = recovered(patch_layers(pairs, vectors, "up", "down", controls=beside, **told))
+    assert found[["up", "down"]].abs().max().max() < 0.5  # nothing reads it; the norm grows
 
 
 def test_only_the_token_that_decides_matters_once_it_has_been_written_to(written, pairs):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from emolens.activations import Activations
-from emolens.controls import random_directions
+from emolens.controls import CONTROL, random_directions
 from emolens.decisions import Decision, Trial
 from emolens.errors import SelectionError
 from emolens.hooks import hooked
@@ -94,6 +94,7 @@ def ablate_layers(
     layers: Sequence[int] | None = None,
     reach: str = "layer",
     positions: PositionRule | None = None,
+    controls: EmotionVectors | None = None,
     random_count: int = RANDOM_DIRECTIONS,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -111,14 +112,15 @@ def ablate_layers(
         reach: `"layer"` removes at one layer, from which later ones may write the emotion anew;
             `"onward"` at that and at every later fitted layer, each with its own vectors.
         positions: at which tokens; None is all of them.
+        controls: directions that are no emotion's, each removed alone (`control_vectors`).
         random_count: how many random directions, or subspaces, per layer.
         seed: of the random directions.
 
     Returns:
-        Columns layer, direction, kind, the columns of a dose-response from half to n,
-        unablated (P without ablation on the same half), target, excess_removed: the share of
-        (unablated - target) that went; 1 is all of it, negative is the wrong way, NaN where the
-        excess is within 0.01 of none, so that there is nothing to remove.
+        Columns layer, direction, kind (the emotion's name, `"control"` or `"random"`), the columns
+        of a dose-response from half to n, unablated (P without ablation on the same half), target,
+        excess_removed: the share of (unablated - target) that went; 1 is all of it, negative is the
+        wrong way, NaN where the excess is within 0.01 of none, so that there is nothing to remove.
 
     Raises:
         SelectionError: for an emotion or layer that was not fitted, another reach, or a prompt
@@ -130,14 +132,17 @@ def ablate_layers(
     felt = (emotions,) if isinstance(emotions, str) else tuple(emotions)
     name = felt[0] if len(felt) == 1 else f"{len(felt)} emotions"
     whole = pd.DataFrame(half_rows(trial, trial.run()), columns=HALF_COLUMNS).set_index("half").p
-    changes: dict[int, list[Intervention]] = {
-        layer: _own_and_random(vectors, felt, layer, random_count, seed)
-        for layer in (vectors.layers if reach == "onward" else chosen)
-    }
+    others = controls.emotions if controls else ()
+    changes: dict[int, list[Intervention]] = {}
+    for layer in vectors.layers if reach == "onward" else chosen:
+        own = _removal(vectors, felt, layer)
+        random = _random_removals(vectors, layer, len(own.directions), random_count, seed)
+        changes[layer] = [own, *_control_removals(vectors, controls, layer), *random]
     if positions is not None:
         mask = pick(positions, trial.behaviour.prompts, trial.tokens).mask
         changes = {layer: [At(mask, each) for each in found] for layer, found in changes.items()}
-    labels = [(name, name), *((f"random {i}", "random") for i in range(random_count))]
+    labels = [(name, name), *((other, CONTROL) for other in others)]
+    labels += [(f"random {i}", "random") for i in range(random_count)]
     jobs = [(layer, *label) for layer in chosen for label in labels]
     told, rows = track(jobs, f"ablating {name}", len(jobs), "runs"), []
     for job, decision in zip(told, _ablated(trial, chosen, changes, reach), strict=True):
@@ -150,17 +155,18 @@ def ablate_layers(
     return table
 
 
-def _own_and_random(
-    vectors: EmotionVectors, emotions: Sequence[str], layer: int, random_count: int, seed: int
-) -> list[Intervention]:
-    """The removal of the emotions' span at one layer, then of random spans as wide."""
-    own = _removal(vectors, emotions, layer)
-    return [own, *_random_removals(vectors, layer, len(own.directions), random_count, seed)]
-
-
 def _removal(vectors: EmotionVectors, emotions: Sequence[str], layer: int) -> Ablate:
     rows = [vectors.row(emotion) for emotion in emotions]
     return remove(vectors.at(layer)[rows], vectors.mean[vectors.column(layer)])
+
+
+def _control_removals(
+    vectors: EmotionVectors, controls: EmotionVectors | None, layer: int
+) -> list[Ablate]:
+    if controls is None:
+        return []
+    mean = vectors.mean[vectors.column(layer)]
+    return [remove(direction, mean) for direction in controls.at(layer)]
 
 
 def _random_removals(

@@ -11,6 +11,8 @@ from torch import Tensor
 from emolens.activations import Activations
 from emolens.interventions import Part, Residual, unit
 
+CONTROL = "control"  # kind of what is done along a direction that is no emotion's
+
 
 def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
     """Unit vectors drawn evenly from the sphere; scale them to the norm they are to match."""

@@ -26,6 +26,7 @@ OTHER_COLOURS = (GREEN, PINK, DARK, AMBER)
 MANY_EMOTIONS = 60
 WAYS = ("gradient", "direct", "exact")
 RANDOM_NOTE = "grey: random directions of the same length"
+CONTROLS_NOTE = f"{RANDOM_NOTE}; dark: directions of no emotion"
 CALIBRATION_NOTE = "dark ticks: a perfect method; bars: 95% intervals"
 
 
@@ -327,14 +328,28 @@ def _felt_and_random(
     base: alt.Chart, table: pd.DataFrame, title: str
 ) -> tuple[alt.Chart, alt.Chart]:
     """One chart over the rows of emotions, in their colours, and one over the random controls."""
-    emotions = [k for k in table.kind.unique() if k != "random"]
+    emotions = [k for k in table.kind.unique() if k not in ("random", "control")]
     colour = _colour(emotions, title, _emotion_colours(emotions))
-    felt = base.transform_filter(alt.datum.kind != "random").encode(colour)
-    return felt, base.transform_filter(alt.datum.kind == "random")
+    return _own(base).encode(colour), base.transform_filter(alt.datum.kind == "random")
+
+
+def _own(base: alt.Chart) -> alt.Chart:
+    """What is neither random nor a control."""
+    return base.transform_filter((alt.datum.kind != "random") & (alt.datum.kind != "control"))
+
+
+def _controls(base: alt.Chart, y: alt.Y) -> alt.Chart:
+    """A dark tick for each direction that is no emotion's."""
+    controls = base.transform_filter(alt.datum.kind == "control")
+    return controls.mark_tick(color=DARK, thickness=2, opacity=1).encode(y)
+
+
+def _what_is_grey(table: pd.DataFrame) -> alt.TitleParams:
+    return _note(CONTROLS_NOTE if (table.kind == "control").any() else RANDOM_NOTE)
 
 
 def ablation_curve(ablation: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
-    """P(behaviour) with one direction removed at each layer; grey: random directions.
+    """P(behaviour) with one direction removed at each layer; grey: random ones, dark: controls.
 
     Args:
         ablation: columns layer, direction, kind, p, low, high, unablated, target,
@@ -350,11 +365,12 @@ def ablation_curve(ablation: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
     felt, random = _felt_and_random(base, shown, "removed")
     chart = alt.layer(
         random.mark_tick(color=RANDOM, opacity=0.8).encode(y),
+        _controls(base, y),
         felt.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
         felt.mark_line(strokeWidth=2.5, point=True).encode(y),
         _rule(float(shown.unablated.iloc[0]), "not ablated", below=False),
         _rule(float(shown.target.iloc[0]), "after neutral situations"),
-    ).properties(title=_note(RANDOM_NOTE))
+    ).properties(title=_what_is_grey(shown))
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 
@@ -390,28 +406,27 @@ def specificity(table: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def patch_curve(patched: pd.DataFrame) -> alt.TopLevelMixin:
-    """Share of the donors' behaviour that comes with a patch, by layer; grey: random directions.
+    """Share of the donors' behaviour that comes with a patch, by layer; grey and dark: controls.
 
     Args:
         patched: of one half; columns layer, part, kind, p, recovered, low, high.
     """
     shown = patched.rename(columns={"part": "name"})
-    parts = shown.name[shown.kind != "random"].unique().tolist()
+    parts = shown.name[shown.kind == "patch"].unique().tolist()
     numbers = ("recovered", "low", "high", "p")
     y = alt.Y("recovered:Q", title="recovered")
     base = alt.Chart(_rows(shown, ("name", "layer", "kind", *numbers))).encode(
         _layer(), tooltip=_tip(("name", "layer"), numbers)
     )
-    own = base.transform_filter(alt.datum.kind != "random").encode(
-        _colour(parts, "patched", (DARK, RED, BLUE))
-    )
+    own = _own(base).encode(_colour(parts, "patched", (DARK, RED, BLUE)))
     random = base.transform_filter(alt.datum.kind == "random")
     chart = alt.layer(
         random.mark_tick(color=RANDOM, opacity=0.8).encode(y),
+        _controls(base, y),
         own.mark_area(opacity=0.18).encode(alt.Y("low:Q", title=""), alt.Y2("high:Q")),
         own.mark_line(strokeWidth=2.5, point=True).encode(y),
         _rule(1.0, "the donors' behaviour"),
-    ).properties(title=_note(RANDOM_NOTE))
+    ).properties(title=_what_is_grey(shown))
     return _finish(chart.properties(width=WIDTH, height=HEIGHT))
 
 

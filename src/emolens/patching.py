@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from emolens.controls import random_directions, turned
+from emolens.controls import CONTROL, random_directions, turned
 from emolens.decisions import Decision, Trial
 from emolens.errors import ModelError, SelectionError
 from emolens.hooks import hooked, reading
@@ -127,6 +127,7 @@ def patch_layers(
     away: str,
     *,
     layers: Sequence[int] | None = None,
+    controls: EmotionVectors | None = None,
     random_count: int = RANDOM_DIRECTIONS,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -134,7 +135,7 @@ def patch_layers(
 
     At each layer, at all shared tokens: the whole residual; only its part along the unit vector of
     `toward` minus `away`; all but that part; and, as the control of the direction, steps as long
-    as those along it in random directions.
+    as those along it in random directions, or in directions that are no emotion's.
 
     Args:
         pairs: receivers and donors.
@@ -142,15 +143,16 @@ def patch_layers(
         toward: the donors' emotion.
         away: the receivers' emotion.
         layers: all fitted ones by default.
+        controls: directions that are no emotion's (`control_vectors`).
         random_count: how many random directions a layer.
         seed: of the random directions.
 
     Returns:
-        Columns layer, part (`"whole"`, `"direction"`, `"complement"`, `"random 0"`, ...), kind
-        (`"patch"` or `"random"`), half, p (mean P(target)), logit_difference, recovered with low
-        and high (95% bootstrap over templates), n. Recovered is the mean change of the logit
-        difference over the mean that the donors are apart: 0 is the receivers' behaviour, 1 the
-        donors'.
+        Columns layer, part (`"whole"`, `"direction"`, `"complement"`, a control's name,
+        `"random 0"`, ...), kind (`"patch"`, `"control"` or `"random"`), half, p (mean P(target)),
+        logit_difference, recovered with low and high (95% bootstrap over templates), n. Recovered
+        is the mean change of the logit difference over the mean that the donors are apart: 0 is the
+        receivers' behaviour, 1 the donors'.
 
     Raises:
         SelectionError: for an emotion or layer that was not fitted.
@@ -167,6 +169,9 @@ def patch_layers(
             (layer, "direction", "patch", along(direction)),
             (layer, "complement", "patch", apart(direction)),
         ]
+        if controls is not None:
+            others = zip(controls.emotions, unit(controls.at(layer)), strict=True)
+            jobs += [(layer, n, CONTROL, placebo(direction, other[None])) for n, other in others]
         jobs += [
             (layer, f"random {i}", "random", placebo(direction, other[None]))
             for i, other in enumerate(draws)

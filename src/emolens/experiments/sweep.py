@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emolens import figures
+from emolens.controls import CONTROL
 from emolens.provenance import versions
 from emolens.report import Section, write_report, write_tables
-from emolens.sweep.grid import CONTROL, PERMUTED
+from emolens.sweep.grid import PERMUTED
 from emolens.sweep.results import LEVEL, REPORTED, Swept
 
 SCHEMA = 1

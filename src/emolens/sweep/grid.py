@@ -8,14 +8,13 @@ from itertools import groupby, islice
 
 import torch
 
-from emolens.controls import permutations
+from emolens.controls import CONTROL, permutations
 from emolens.decisions import Trial
 from emolens.steering import Push, pushes
 from emolens.sweep.config import Sweep
 from emolens.vectors import EmotionVectors
 
 UNSTEERED = "unsteered"  # kind of the one step of length zero
-CONTROL = "control"  # kind of a step along a direction that is no emotion's
 PERMUTED = "permuted"  # kind of an emotion's step with its coordinates in another order
 
 

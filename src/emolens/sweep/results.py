@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from emolens.controls import CONTROL
 from emolens.statistics import each_half
 from emolens.steering import against_random
 from emolens.sweep.config import Sweep
-from emolens.sweep.grid import CONTROL, PERMUTED, UNSTEERED
+from emolens.sweep.grid import PERMUTED, UNSTEERED
 
 REPORTED, SHOWN, LEVEL = "report", 8, 0.05
 OWN = "emotion"
