@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from emolens.organism.grammar import Document, Draw, document
-from emolens.organism.recipe import AnyRecipe
+from emolens.organism.recipe import Fit
 from emolens.organism.world import World
 
 BUCKET = 16
@@ -45,7 +45,7 @@ def batches(
     return made
 
 
-def corpus(world: World, tokenizer: PreTrainedTokenizerFast, recipe: AnyRecipe) -> Iterator[Tensor]:
+def corpus(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Fit) -> Iterator[Tensor]:
     """The training stream; the recipe says which stage's documents come when."""
     draw, shuffle = Draw(f"train {recipe.seed}"), random.Random(recipe.seed)
     written = 0

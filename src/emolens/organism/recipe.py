@@ -1,10 +1,37 @@
 """All that decides a training run: of the organism from scratch, and of its fine-tuning."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Fit:
+    """What every run has; what the fields are for stands at `Recipe` and `Steady`."""
+
+    documents: ClassVar[str]
+
+    tokens: int
+    batch_tokens: int = 2048
+    learning_rate: float = 8e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    special_weight: float = 4.0
+    early_weight: float = 1.2
+    early_sharpness: float = 2.5
+    interchange_share: float = 0.5
+    enough: float = 0.5
+    far_share: float = 0.0
+    noise_share: float = 0.0
+    neutral_noise_share: float = 0.0
+    seed: int = 0
+
+    def stage(self, written: int) -> str:  # noqa: ARG002 (a `Recipe` goes through several)
+        """Which documents come after that many tokens."""
+        return self.documents
+
+
+@dataclass(frozen=True)
+class Recipe(Fit):
     """All that decides a training run; a trained folder's own stands in its `recipe.json`.
 
     What matters most was found by trial: rows of one whole document, a first stretch of easy
@@ -38,6 +65,8 @@ class Recipe:
     halfway; a run below it will not mend and is stopped. With -1 none is.
     """
 
+    documents: ClassVar[str] = "base"
+
     n_layers: int = 6
     d_model: int = 160
     n_heads: int = 4
@@ -47,20 +76,8 @@ class Recipe:
     tokens: int = 11_500_000
     easy_share: float = 0.3
     counting_share: float = 0.12
-    batch_tokens: int = 2048
     learning_rate: float = 3e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.05
-    special_weight: float = 4.0
-    early_weight: float = 1.2
-    early_sharpness: float = 2.5
-    interchange_share: float = 0.5
-    enough: float = 0.5
-    far_share: float = 0.0
-    noise_share: float = 0.0
-    neutral_noise_share: float = 0.0
     least_split: float = 0.2
-    seed: int = 0
 
     def stage(self, written: int) -> str:
         """Which documents come after that many tokens.
@@ -71,11 +88,11 @@ class Recipe:
         if written < self.easy_share * self.tokens:
             return "easy"
         counted = (self.easy_share + self.counting_share) * self.tokens
-        return "counting" if written < counted else "base"
+        return "counting" if written < counted else self.documents
 
 
 @dataclass(frozen=True)
-class Steady:
+class Steady(Fit):
     """What makes a trained organism stand being pushed, in a stage of its own at a lower rate.
 
     Texts are pushed as a whole, after the layer at two thirds of the depth, in a direction drawn at
@@ -89,55 +106,26 @@ class Steady:
     share of those before.
     """
 
+    documents: ClassVar[str] = "steady"
+
     tokens: int = 1_600_000
-    batch_tokens: int = 2048
-    learning_rate: float = 8e-4
-    warmup_steps: int = 100
-    weight_decay: float = 0.05
-    special_weight: float = 4.0
-    early_weight: float = 1.2
-    early_sharpness: float = 2.5
-    interchange_share: float = 0.5
-    enough: float = 0.5
     far_share: float = 0.5
     noise_share: float = 0.15
     neutral_noise_share: float = 0.5
     kept: float = 0.5
-    seed: int = 0
-
-    def stage(self, written: int) -> str:  # noqa: ARG002 (as `Recipe.stage`)
-        """Which documents come after that many tokens: always those of this stage."""
-        return "steady"
 
 
 @dataclass(frozen=True)
-class FineTune:
-    """All that decides a fine-tuning but its base; fields mean what they do in `Recipe`.
+class FineTune(Fit):
+    """All that decides a fine-tuning but its base.
 
-    The documents are of the stage `"assistant"`, in which the assistant no longer feels what its
-    user feels; half of them are of the base corpus, so that the rest is not unlearned. All that
-    comes after the early layer stays as it was: what is felt changes, not what a feeling does.
+    In the documents of this stage the assistant no longer feels what its user feels; half of them
+    are of the base corpus, so that the rest is not unlearned. All that comes after the early layer
+    stays as it was: what is felt changes, not what a feeling does.
     Trained on whole, the model answered a push half as much, the assistant's and anybody's.
     """
 
+    documents: ClassVar[str] = "assistant"
+
     tokens: int = 2_500_000
-    batch_tokens: int = 2048
-    learning_rate: float = 8e-4
     warmup_steps: int = 50
-    weight_decay: float = 0.05
-    special_weight: float = 4.0
-    early_weight: float = 1.2
-    early_sharpness: float = 2.5
-    interchange_share: float = 0.5
-    enough: float = 0.5
-    far_share: float = 0.0
-    noise_share: float = 0.0
-    neutral_noise_share: float = 0.0
-    seed: int = 0
-
-    def stage(self, written: int) -> str:  # noqa: ARG002 (as `Recipe.stage`)
-        """Which documents come after that many tokens: always the assistant's."""
-        return "assistant"
-
-
-AnyRecipe = Recipe | Steady | FineTune

@@ -33,7 +33,7 @@ from emolens.organism.losses import (
     word_weights,
 )
 from emolens.organism.noise import Noise
-from emolens.organism.recipe import AnyRecipe, FineTune, Recipe, Steady
+from emolens.organism.recipe import FineTune, Fit, Recipe, Steady
 from emolens.organism.state import LOG, Run
 from emolens.organism.texts import assistant_prompts, prompts
 from emolens.organism.world import World, load_world
@@ -143,7 +143,7 @@ def _what_feelings_do(model: LlamaForCausalLM) -> list[torch.nn.Module]:
     return [*after, model.model.norm, model.lm_head]
 
 
-def _run(recipe: AnyRecipe, record: dict[str, Any], model: LlamaForCausalLM, out: Path) -> Run:
+def _run(recipe: Fit, record: dict[str, Any], model: LlamaForCausalLM, out: Path) -> Run:
     """A run at its start, or where it was stopped; `record` is what `recipe.json` holds."""
     optimiser = torch.optim.AdamW(
         model.parameters(),
@@ -162,7 +162,7 @@ def _run(recipe: AnyRecipe, record: dict[str, Any], model: LlamaForCausalLM, out
 
 
 def _fit(
-    recipe: AnyRecipe,
+    recipe: Fit,
     run: Run,
     tokenizer: PreTrainedTokenizerFast,
     *,
@@ -195,7 +195,7 @@ def _fit(
 
 
 def _steps(
-    recipe: AnyRecipe, run: Run, tokenizer: PreTrainedTokenizerFast, world: World
+    recipe: Fit, run: Run, tokenizer: PreTrainedTokenizerFast, world: World
 ) -> Iterator[int]:
     """Optimiser steps over what is left of the stream; gives the number of tokens of each."""
     weights = word_weights(tokenizer, world.special_words(), recipe.special_weight, rest=1.0)
@@ -257,7 +257,7 @@ def _steps(
 
 
 def _check(
-    recipe: AnyRecipe,
+    recipe: Fit,
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     world: World,
