@@ -63,12 +63,17 @@ def measured(folder: Path) -> dict[str, float]:
     return {name: round(found[name], 3) for name in CHECKS}
 
 
-def made(name: str, folder: Path, tokens: int, seed: int) -> None:
+def folder_of(name: str, out: Path) -> Path:
+    return out / name.replace(" ", "-")
+
+
+def made(name: str, out: Path, tokens: int, seed: int) -> None:
     """Train a variant; those of the steady stage go on from all parts, as long as is usual."""
+    folder = folder_of(name, out)
     if name in STEADY:
         share = Steady().tokens / Recipe().tokens
         recipe = Steady(tokens=round(share * tokens), seed=seed, **STEADY[name])
-        steady(recipe, folder.with_name(WHOLE.replace(" ", "-")), folder)
+        steady(recipe, folder_of(WHOLE, out), folder)
         return
     whole = Recipe(n_layers=4, d_model=128, d_mlp=344, tokens=tokens, seed=seed, least_split=-1.0)
     train(replace(whole, **PARTS[name]), folder)
@@ -82,9 +87,9 @@ def main() -> None:
     words.add_argument("--only", nargs="+", choices=[*PARTS, *STEADY], default=[*PARTS, *STEADY])
     options = words.parse_args()
     for name in options.only:
-        folder = options.out / name.replace(" ", "-")
+        folder = folder_of(name, options.out)
         if not (folder / "model.safetensors").exists():
-            made(name, folder, options.tokens, options.seed)
+            made(name, options.out, options.tokens, options.seed)
         print(json.dumps({"recipe": name, **measured(folder)}), flush=True)
 
 

@@ -23,6 +23,7 @@ from emolens.organism.checks import validation_gap
 from emolens.organism.grammar import UNREAD, Draw, document
 from emolens.organism.interchange import FAR, LITTLE, WITHOUT, Interchange
 from emolens.organism.losses import (
+    changed,
     read_by,
     residuals,
     settle,
@@ -176,7 +177,7 @@ def test_a_decision_is_computed_from_the_mixed_residual(untrained, decisions, pa
     model, _, _ = untrained
     ids, _, _ = decisions
     plain = residuals(model, ids)
-    with pushed(part, verb=True).after(model.model.layers[0]):
+    with changed(model.model.layers[0], pushed(part, verb=True).mixed):
         read, mixed = residuals(model, ids)[1:]
     assert_close(read, plain[1], atol=0, rtol=0)  # the early reading sees the stream before it
     own, other = plain[1][tuple(CHEAT[0])], plain[1][tuple(CHEAT[1])]
@@ -271,7 +272,7 @@ def test_noise_is_added_after_the_early_reading_and_only_while_it_is_open(untrai
     read = read_by(model, [tokenizer.vocab["calm"], tokenizer.vocab["afraid"]])
     neutral = torch.ones(len(ids), dtype=torch.bool)
     noise, clean = Noise.draw(neutral, read, 1.0, 1.0, torch.Generator()), residuals(model, ids)
-    with noise.after(model.model.layers[0]):
+    with changed(model.model.layers[0], noise.added):
         pushed = residuals(model, ids)
     assert torch.equal(pushed[1], clean[1])
     assert (pushed[-1] - clean[-1]).abs().max() > 1e-3

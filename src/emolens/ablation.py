@@ -132,16 +132,18 @@ def ablate_layers(
     felt = (emotions,) if isinstance(emotions, str) else tuple(emotions)
     name = felt[0] if len(felt) == 1 else f"{len(felt)} emotions"
     whole = pd.DataFrame(half_rows(trial, trial.run()), columns=HALF_COLUMNS).set_index("half").p
-    others = controls.emotions if controls else ()
     changes: dict[int, list[Intervention]] = {}
     for layer in vectors.layers if reach == "onward" else chosen:
-        own = _removal(vectors, felt, layer)
-        random = _random_removals(vectors, layer, len(own.directions), random_count, seed)
-        changes[layer] = [own, *_control_removals(vectors, controls, layer), *random]
+        mean = vectors.mean[vectors.column(layer)]
+        own = remove(vectors.at(layer)[[vectors.row(emotion) for emotion in felt]], mean)
+        others = [] if controls is None else [remove(each, mean) for each in controls.at(layer)]
+        random = _random_removals(mean, layer, len(own.directions), random_count, seed)
+        changes[layer] = [own, *others, *random]
     if positions is not None:
         mask = pick(positions, trial.behaviour.prompts, trial.tokens).mask
         changes = {layer: [At(mask, each) for each in found] for layer, found in changes.items()}
-    labels = [(name, name), *((other, CONTROL) for other in others)]
+    labels = [(name, name)]
+    labels += [] if controls is None else [(other, CONTROL) for other in controls.emotions]
     labels += [(f"random {i}", "random") for i in range(random_count)]
     jobs = [(layer, *label) for layer in chosen for label in labels]
     told, rows = track(jobs, f"ablating {name}", len(jobs), "runs"), []
@@ -155,24 +157,9 @@ def ablate_layers(
     return table
 
 
-def _removal(vectors: EmotionVectors, emotions: Sequence[str], layer: int) -> Ablate:
-    rows = [vectors.row(emotion) for emotion in emotions]
-    return remove(vectors.at(layer)[rows], vectors.mean[vectors.column(layer)])
-
-
-def _control_removals(
-    vectors: EmotionVectors, controls: EmotionVectors | None, layer: int
-) -> list[Ablate]:
-    if controls is None:
-        return []
-    mean = vectors.mean[vectors.column(layer)]
-    return [remove(direction, mean) for direction in controls.at(layer)]
-
-
 def _random_removals(
-    vectors: EmotionVectors, layer: int, width: int, count: int, seed: int
+    mean: Float[Tensor, " d_model"], layer: int, width: int, count: int, seed: int
 ) -> list[Ablate]:
-    mean = vectors.mean[vectors.column(layer)]
     draws = random_directions(count * width, len(mean), seed * 1000 + 500 + layer)
     return [remove(some, mean) for some in draws.unflatten(0, (count, width))]
 
@@ -227,7 +214,8 @@ def specificity(
         SelectionError: for an emotion or layer that was not fitted, or a trial with prompts of
             several situations.
     """
-    rows, random = [], _random_removals(vectors, layer, 1, random_count, seed)
+    rows, mean = [], vectors.mean[vectors.column(layer)]
+    random = _random_removals(mean, layer, 1, random_count, seed)
     for trial in track(trials, "removing directions", len(trials), "behaviours"):
         felt = {text.emotion for text in trial.behaviour.prompts}
         if len(felt) > 1:
@@ -239,9 +227,9 @@ def specificity(
         names = [e for e in dict.fromkeys((*removed, situation)) if e != NEUTRAL]
         labels = [(name, "own" if name == situation else "other") for name in names]
         labels += [(f"random {i}", "random") for i in range(random_count)]
-        changes = [*(_removal(vectors, [name], layer) for name in names), *random]
+        own = [remove(vectors.at(layer)[vectors.row(name)], mean) for name in names]
         before = trial.run().p
-        found = run_changed(trial, [(layer, change) for change in changes])
+        found = run_changed(trial, [(layer, change) for change in own + random])
         for (name, kind), decision in zip(labels, found, strict=True):
             change = clustered_interval((decision.p - before).tolist(), trial.groups)
             p = clustered_interval(decision.p.tolist(), trial.groups)[0]

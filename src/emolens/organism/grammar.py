@@ -498,7 +498,7 @@ def _read_on(world: World, draw: Draw, page: Page) -> None:
 
 
 def document(world: World, draw: Draw, stage: str = "base") -> Document:
-    """One training document of a stage: `"easy"`, `"counting"`, `"base"` or `"assistant"`."""
+    """One training document of a stage: a name in `world.documents`."""
     page, before, plan = Page(), draw.nats, world.documents[stage]
     kind = draw.one(plan["kinds"])
     who = KINDS[kind](world, draw, page, plan)

@@ -12,13 +12,11 @@ emotion has. And half of the time the words that led to the decision are pushed 
 does; else a strong push of a whole text would confuse what later layers look up there.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 LITTLE = 0.1  # largest part without any effect
 FAR = 2.2  # largest part of a far push: steering goes beyond what the model does by itself
@@ -112,15 +110,6 @@ class Interchange:
         new = targets.clone()
         new[self.taker[self.verb].unbind(1)] = targets[self.giver[self.verb].unbind(1)]
         return new
-
-    @contextmanager
-    def after(self, block: nn.Module) -> Iterator[None]:
-        """While it is open, `block` (of a Hugging Face model) gives the mixed residuals."""
-        handle = block.register_forward_hook(lambda _module, _args, output: self.mixed(output))
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 def _starts(decisions: Int[Tensor, "decision 2"]) -> Int[Tensor, " decision"]:

@@ -1,10 +1,11 @@
 """The training loss: words that carry the graph weigh more, and the emotion is read early."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -48,6 +49,22 @@ def read_by(model: LlamaForCausalLM, names: Sequence[int]) -> Float[Tensor, "d_m
     """Orthonormal directions of the stream by which the early reading tells words apart."""
     rows = model.lm_head.weight[names] * model.model.norm.weight
     return torch.linalg.qr(rows.float().T)[0].cpu()
+
+
+@contextmanager
+def changed(block: nn.Module, *changes: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While it is open, `block` (of a Hugging Face model) gives its stream with changes in turn."""
+
+    def hook(_module: nn.Module, _args: tuple, stream: Tensor) -> Tensor:
+        for change in changes:
+            stream = change(stream)
+        return stream
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def token_loss(
@@ -114,7 +131,7 @@ def batch_loss(
     targets = swap.told(ids[:, 1:]).to(device)
     ids, felt = ids.to(device), felt.to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        with swap.after(model.model.layers[layer]), noise.after(model.model.layers[layer]):
+        with changed(model.model.layers[layer], swap.mixed, noise.added):
             stream = residuals(model, ids)
         total, weight = token_loss(model, stream[-1], targets, weights)
         read = sharpness * model.model.norm(stream[layer + 1])

@@ -5,13 +5,11 @@ emotion to another, has a part along every feature that the model has. A model t
 so reads it as a bit of everything, and steering along it changes behaviour though it should not.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 PLAIN = 0.8  # norms: farther, a random step holds so much of one emotion that it ought to tell
 
@@ -63,12 +61,3 @@ class Noise:
         """A copy of `stream`, its texts pushed."""
         norm = stream.detach().float().norm(dim=-1).mean()
         return stream + (norm * self.step.to(stream.device)).to(stream)
-
-    @contextmanager
-    def after(self, block: nn.Module) -> Iterator[None]:
-        """While it is open, `block` (of a Hugging Face model) gives the pushed streams."""
-        handle = block.register_forward_hook(lambda _module, _args, output: self.added(output))
-        try:
-            yield
-        finally:
-            handle.remove()

@@ -1,4 +1,4 @@
-"""All that decides a training run: of the organism from scratch, and of its fine-tuning."""
+"""All that decides a training run: from scratch, of the steady stage then, of a fine-tuning."""
 
 from dataclasses import dataclass
 from typing import ClassVar
