@@ -153,11 +153,31 @@ def test_a_changed_part_changes_the_run_as_hugging_faces_own_hook_does(family, k
         assert (ours - torch.cat(family.logits)).abs().max() > 0.05
 
 
+def wrappers(model):
+    """Parts of blocks that stand in for Hugging Face's own."""
+    inside = [m for block in model.host.blocks for m in block.original_component.modules()]
+    return [part for part in inside if hasattr(part, "original_component")]
+
+
+def test_what_is_recorded_is_computed_by_hugging_faces_own_modules(family):
+    before = wrappers(family.model)
+    with family.model.bare():
+        assert not wrappers(family.model)
+    assert before
+    assert wrappers(family.model) == before
+
+
 def test_the_mean_over_tokens_equals_hugging_face(family):
     ours = emolens.record(family.model, TEXTS, positions=everything).pooled
     words = [mask[real] for mask, real in zip(family.tokens.words, family.tokens.mask, strict=True)]
     theirs = [found[w].mean(0) for found, w in zip(family.residuals, words, strict=True)]
     assert_close(ours, torch.stack(theirs), **CLOSE)
+
+
+def test_every_family_can_be_read_into_a_folder(family, tmp_path):
+    """TransformerLens shows parts that BERT lacks by hooks of its own, which are no changes."""
+    kept = emolens.record(family.model, TEXTS, folder=tmp_path)
+    assert torch.equal(kept.pooled, emolens.record(family.model, TEXTS).pooled)
 
 
 def test_logits_equal_hugging_face(family):

@@ -46,6 +46,36 @@ def test_means_are_those_of_float64(organism, stories):
     assert_close(found.residual_norm.double()[0], norm, atol=0, rtol=1e-5)
 
 
+def test_a_hook_inside_a_block_is_not_passed_by(organism, stories):
+    """Without its wrappers a block would run as if there were none."""
+    clean = emolens.record(organism, stories, layers=[2])
+    silent = {emolens.Site(1, "z"): torch.zeros_like}
+    with emolens.hooked(organism, silent):
+        changed = emolens.record(organism, stories, layers=[2])
+    assert (changed.pooled - clean.pooled).abs().max() > 0.1
+    again = emolens.record(organism, stories, layers=[2])
+    assert torch.equal(again.pooled, clean.pooled)
+
+
+def test_a_block_that_is_another_without_its_wrappers_keeps_them(stories):
+    model = emolens.load("organism-small")
+    attention, tokens = model.host.blocks[1].attn, model.tokenize(stories[:3])
+    own = attention.forward
+    attention.__dict__["forward"] = lambda *args, **rest: (0.5 * own(*args, **rest)[0], None)
+    with torch.inference_mode(), emolens.reading(model, (3,)) as stream:
+        model.forward(tokens.ids, tokens.mask)
+    found = emolens.record(model, stories[:3], positions=positions.last)
+    last = stream[3][range(3), tokens.mask.sum(1) - 1]
+    assert_close(found.at(3), last, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_have_their_wrappers_back_after_an_error(organism):
+    with pytest.raises(KeyboardInterrupt), organism.bare():
+        raise KeyboardInterrupt
+    with emolens.hooked(organism, {emolens.Site(0, "z"): lambda heads: heads}):
+        organism.forward(torch.ones(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool))
+
+
 def test_nothing_is_run_beyond_the_last_layer(organism, stories):
     """Neither later blocks nor the unembedding."""
     network = organism.host.original_model

@@ -105,6 +105,10 @@ class HookedModel:
 
         Taken on eight fixed token ids, so that two hosts of one set of weights agree.
         """
+        return self._look()
+
+    def _look(self) -> tuple[float, ...]:
+        """The fingerprint as the model runs now."""
         size = len(self.tokenizer)
         ids = torch.linspace(size // 10, size - size // 10, _FINGERPRINT_TOKENS).long()[None]
         found: list[float] = []
@@ -123,6 +127,31 @@ class HookedModel:
                 "architecture does not show its residual stream to TransformerLens"
             )
         return tuple(found)
+
+    @contextlib.contextmanager
+    def bare(self) -> Iterator[None]:
+        """Inside, blocks compute as Hugging Face wrote them, with fused attention where it can.
+
+        So that every step shows, TransformerLens takes attention apart and works out each norm
+        twice, which costs a tenth of a pass and more on long texts. Inside, only what blocks hand
+        to each other can be read or changed. Where a hook is in force, and where blocks would give
+        something else without their wrappers, nothing is different.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._hook_in_force() is None and self._is_same_bare:
+                stack.enter_context(_unwrapped(self.host))
+            yield
+
+    @cached_property
+    def _is_same_bare(self) -> bool:
+        if self.model_type is None:
+            return False
+        own = self.provenance([], {}, 0)
+        try:
+            with _unwrapped(self.host):
+                return same_model(own, self._look(), self.weights, self.dtype)
+        except _SENSELESS:  # an architecture whose parts do not stand by themselves
+            return False
 
     def tokenize(self, texts: Sequence[Text | str]) -> Tokens:
         """Texts as right-padded ids with mask and character offsets.
@@ -312,12 +341,22 @@ class HookedModel:
         Raises:
             HookError: if one is.
         """
+        name = self._hook_in_force()
+        if name is not None:
+            raise HookError(
+                f"{what} would hold what a hook at {name} made of {self.name!r}, under its "
+                "own name: leave the context of the hook first"
+            )
+
+    def _hook_in_force(self) -> str | None:
+        """Where the first is; those by which TransformerLens shows missing parts do nothing."""
         for name, point in self.host.hook_dict.items():
-            if point.fwd_hooks:
-                raise HookError(
-                    f"{what} would hold what a hook at {name} made of {self.name!r}, under its "
-                    "own name: leave the context of the hook first"
-                )
+            for handle in point.fwd_hooks:
+                given = getattr(handle, "user_hook", None)
+                its_own = getattr(given, "__module__", "").startswith("transformer_lens")
+                if not (handle.is_permanent and its_own):
+                    return name
+        return None
 
     def check_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         """The layers, if the model has them all.
@@ -568,6 +607,31 @@ def _bridge(hf: Any, source: str | Path, name: str, tokenizer: Any) -> Any:
             f"TransformerLens cannot wrap {name!r}, a {type(hf).__name__} ({reason}): give a model "
             "of an architecture that it knows"
         ) from None
+
+
+@contextlib.contextmanager
+def _unwrapped(host: Any) -> Iterator[None]:
+    """Inside each block Hugging Face's own modules, in place of TransformerLens's wrappers."""
+    hf = host.original_model
+    shown = [
+        (parent, name, child)
+        for block in host.blocks
+        for parent in block.original_component.modules()
+        if not hasattr(parent, "original_component")
+        for name, child in parent.named_children()
+        if getattr(child, "original_component", None) is not None
+    ]
+    # what Hugging Face fuses knows no cap of attention's logits, as Gemma 2 has it
+    capped = getattr(hf.config.get_text_config(), "attn_logit_softcapping", None)
+    try:
+        for parent, name, child in shown:
+            setattr(parent, name, child.original_component)
+        hf.set_attn_implementation("eager" if capped else "sdpa")
+        yield
+    finally:
+        hf.set_attn_implementation("eager")
+        for parent, name, child in shown:
+            setattr(parent, name, child)
 
 
 def _is_causal(config: Any) -> bool:

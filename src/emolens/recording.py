@@ -209,7 +209,7 @@ def _read(model: HookedModel, encoded: _Encoded, layers: tuple[int, ...], ledger
     batches = [torch.tensor(rows) for rows in ledger.batches]
     tokens = [int(encoded.lengths[rows].sum()) for rows in batches]
     room = max(len(rows) * int(encoded.lengths[rows].max()) for rows in batches)
-    with progress_bar() as bar:
+    with model.bare(), progress_bar() as bar:
         task = bar.add_task(
             f"reading {len(encoded.lengths):,} texts", total=sum(tokens), unit="tokens"
         )

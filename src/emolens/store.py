@@ -241,9 +241,10 @@ def _read(
     """The stream at every token of a shard's texts, in their order."""
     lengths = tokens.mask[slice(*shard)].sum(1)
     found: dict[int, Tensor] = {}
-    for rows in plan_batches(lengths, usual_batch(model)):
-        at, width = torch.tensor(rows) + shard[0], int(lengths[rows[0]])
-        read = residuals(model, tokens.ids[at, :width], tokens.mask[at, :width], layers)
-        words = tokens.words[at, :width]
-        found |= {row: read[i][words[i]] for i, row in enumerate(rows)}
+    with model.bare():
+        for rows in plan_batches(lengths, usual_batch(model)):
+            at, width = torch.tensor(rows) + shard[0], int(lengths[rows[0]])
+            read = residuals(model, tokens.ids[at, :width], tokens.mask[at, :width], layers)
+            words = tokens.words[at, :width]
+            found |= {row: read[i][words[i]] for i, row in enumerate(rows)}
     return torch.cat([found[row] for row in range(len(lengths))])
