@@ -29,7 +29,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
-from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -86,7 +85,7 @@ def random_trial(folder: Path) -> Trial:
 def steps(trial: Trial, count: int) -> list[Change]:
     """So many steps at each layer."""
     directions = random_directions(count, trial.model.d_model, 0)
-    return [(layer, Steer(direction)) for layer in range(LAYERS) for direction in directions]
+    return [{layer: Steer(direction)} for layer in range(LAYERS) for direction in directions]
 
 
 @torch.inference_mode()
@@ -95,8 +94,8 @@ def naive(trial: Trial, changes: list[Change], *, last: bool) -> Float[Tensor, "
     ids, together = trial.tokens.ids, BATCH // trial.tokens.ids.numel()
     unembed, found = trial.model.host.unembed, []
     reading = unembed.register_forward_pre_hook(lambda _module, args: (args[0][:, -1:],))
-    for layer, of_layer in groupby(changes, key=itemgetter(0)):
-        while some := [change for _, change in islice(of_layer, together)]:
+    for (layer,), of_layer in groupby(changes, key=tuple):
+        while some := [change[layer] for change in islice(of_layer, together)]:
             count = len(some)
 
             def add(value: Tensor, hook: object, some: list = some) -> Tensor:  # noqa: ARG001

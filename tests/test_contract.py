@@ -162,9 +162,9 @@ def test_a_vector_does_change_logits_and_only_inside_the_context(model):
 
 def test_shared_runs_give_what_hooks_give(model):
     trial = Trial.prepare(model, emolens.organism_behaviour(per_emotion=2))
-    steps = [(layer, emolens.Steer(torch.randn(model.d_model))) for layer in (4, 1, 1)]
-    for (layer, step), shared in zip(steps, run_changed(trial, steps), strict=True):
-        with emolens.hooked(model, {emolens.Site(layer): step}):
+    steps = [{layer: emolens.Steer(torch.randn(model.d_model))} for layer in (4, 1, 1)]
+    for change, shared in zip(steps, run_changed(trial, steps), strict=True):
+        with emolens.hooked(model, {emolens.Site(layer): step for layer, step in change.items()}):
             alone = trial.run()
         assert_close(shared.logit_difference, alone.logit_difference, atol=1e-4, rtol=1e-4)
     if model.model_type is None:

@@ -41,11 +41,18 @@ def changes(trial):
         basis = torch.linalg.qr(torch.randn(model.d_model, 2)).Q.T
         mask = torch.rand(size) < 0.5
         made += [
-            (layer, Steer(torch.randn(model.d_model))),
-            (layer, Ablate(basis, torch.randn(2))),
-            (layer, At(mask, Patch(torch.randn(*size, model.d_model), whole))),
+            {layer: Steer(torch.randn(model.d_model))},
+            {layer: Ablate(basis, torch.randn(2))},
+            {layer: At(mask, Patch(torch.randn(*size, model.d_model), whole))},
         ]
+    for _ in range(3):  # one step after several blocks, named in no order
+        layers = [*range(1, model.n_layers), 0]
+        made.append({layer: Steer(torch.randn(model.d_model)) for layer in layers})
     return made
+
+
+def at_sites(change):
+    return {Site(layer): each for layer, each in change.items()}
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
@@ -54,8 +61,8 @@ def test_each_change_does_what_it_does_alone(trial, batch_tokens):
     found = list(run_changed(trial, made, batch_tokens=batch_tokens))
     assert len(found) == len(made)
     before = trial.run().logit_difference
-    for (layer, change), shared in zip(made, found, strict=True):
-        with emolens.hooked(trial.model, {Site(layer): change}):
+    for change, shared in zip(made, found, strict=True):
+        with emolens.hooked(trial.model, at_sites(change)):
             alone = trial.run()
         # float32 sums in another order: batches have other shapes
         assert_close(shared.logit_difference, alone.logit_difference, atol=1e-4, rtol=1e-4)
@@ -69,12 +76,19 @@ def test_tokens_before_the_first_that_is_changed_are_not_run_again(trial, batch_
     """The same as a patch of the whole text that leaves those tokens alone."""
     since = (trial.final - before).clamp(min=0)
     token = torch.arange(trial.tokens.ids.shape[1])
-    steps = [(layer, torch.randn(trial.model.d_model)) for layer in (0, 1, 1, 2)]
-    made = [(layer, Steer(step)) for layer, step in steps]
+    steps = [
+        {layer: torch.randn(trial.model.d_model) for layer in layers}
+        for layers in ((0,), (1,), (1,), (2,), (0, 2), (0, 2))
+    ]
+    made = [{layer: Steer(step) for layer, step in each.items()} for each in steps]
     found = list(run_changed(trial, made, since=since, batch_tokens=batch_tokens))
-    for (layer, step), shared in zip(steps, found, strict=True):
-        later = (token >= since[:, None])[..., None] * step
-        with emolens.hooked(trial.model, {Site(layer): lambda r, later=later: r + later}):
+    for each, shared in zip(steps, found, strict=True):
+        later = (token >= since[:, None])[..., None]
+        added = {
+            layer: lambda r, step=step, later=later: r + later * step
+            for layer, step in each.items()
+        }
+        with emolens.hooked(trial.model, at_sites(added)):
             alone = trial.run()
         assert_close(shared.logit_difference, alone.logit_difference, atol=1e-4, rtol=1e-4)
         assert_close(shared.p, alone.p, atol=1e-5, rtol=0)
@@ -94,9 +108,14 @@ def test_a_first_token_beyond_the_decision_is_refused(trial):
             list(run_changed(trial, changes(trial), since=since))
 
 
+def test_a_change_of_nothing_is_refused(trial):
+    with pytest.raises(SelectionError, match="names no block"):
+        run_changed(trial, [{}])
+
+
 def test_an_intervention_may_work_in_place(trial):
     step = torch.randn(trial.model.d_model)
-    made = [(1, lambda residual: residual.add_(step))] * 3 + [(1, Steer(step))]
+    made = [{1: lambda residual: residual.add_(step)}] * 3 + [{1: Steer(step)}]
     *found, expected = run_changed(trial, made)
     for decision in found:
         assert_close(decision.logit_difference, expected.logit_difference, atol=1e-4, rtol=1e-4)
@@ -106,7 +125,7 @@ def test_what_is_of_single_prompts_is_refused_from_a_later_token_on(trial):
     """Rows run in groups there, so that it would meet others than its own."""
     step = torch.randn(len(trial.tokens), 1, trial.model.d_model)
     with pytest.raises((SelectionError, RuntimeError), match=r"not give back the|must match the"):
-        list(run_changed(trial, [(1, lambda residual: residual + step)], since=trial.final))
+        list(run_changed(trial, [{1: lambda residual: residual + step}], since=trial.final))
 
 
 @pytest.fixture
@@ -127,8 +146,8 @@ def bloom(tmp_path):
 
 def test_where_blocks_give_more_than_the_stream_each_change_runs_alone(bloom):
     made = changes(bloom)
-    for (layer, change), shared in zip(made, run_changed(bloom, made), strict=True):
-        with emolens.hooked(bloom.model, {Site(layer): change}):
+    for change, shared in zip(made, run_changed(bloom, made), strict=True):
+        with emolens.hooked(bloom.model, at_sites(change)):
             assert torch.equal(shared.logit_difference, bloom.run().logit_difference)
     with pytest.raises(ModelError, match="hand more to each other than the stream"):
         list(run_changed(bloom, made, since=bloom.final))

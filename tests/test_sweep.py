@@ -1,5 +1,6 @@
 """Sweeps: equal to plain hooks, never half done, and nothing done twice."""
 
+import json
 import os
 import random
 import signal
@@ -15,9 +16,11 @@ import pytest
 import torch
 
 import emolens
+from emolens.decisions import Trial
 from emolens.errors import ArtefactError, SelectionError
-from emolens.interventions import Steer
+from emolens.interventions import At, Steer
 from emolens.sites import Site
+from emolens.steering import natural_units
 from emolens.sweep.engines import Worker, local
 
 SWEEP = emolens.Sweep(emotions=("desperate", "calm"), layers=(1, 4), strengths=(0.2, 0.5), random=6)
@@ -36,7 +39,8 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(saved):
-    return emolens.Plan.of(replace(SWEEP, vectors=saved, at=("all", "decision")))
+    every = {"at": ("all", "decision"), "reach": ("layer", "onward")}
+    return emolens.Plan.of(replace(SWEEP, vectors=saved, **every))
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +51,11 @@ def done(plan, tmp_path_factory):
 def test_every_cell_is_what_a_plain_hook_gives(plan, done):
     trial = plan.trial
     rows = done.table.set_index("cell")
-    for cell in random.Random(0).sample(plan.cells, 12):
-        steer = Steer(cell.push.step)
-        last = torch.arange(trial.tokens.ids.shape[1]) >= trial.final[:, None]
-
-        def change(stream, steer=steer, cell=cell, last=last):
-            moved = steer(stream)
-            return moved if cell.at == "all" else torch.where(last[..., None], moved, stream)
-
-        with emolens.hooked(trial.model, {Site(cell.push.layer): change}):
+    last = torch.arange(trial.tokens.ids.shape[1]) >= trial.final[:, None]
+    for cell in random.Random(0).sample(plan.cells, 16):
+        places = torch.ones_like(last) if cell.at == "all" else last
+        change = {Site(k): At(places, Steer(step)) for k, step in cell.steps.items()}
+        with emolens.hooked(trial.model, change):
             told = trial.run()
         found = rows.loc[cell.key]
         # two ways of batching in float32: rounding of the last digits of logits about 10
@@ -68,15 +68,58 @@ def test_every_cell_is_what_a_plain_hook_gives(plan, done):
         )
 
 
+def test_a_step_onward_is_that_of_each_later_layer(plan):
+    """An emotion's, a copy's and a control's are their vector there; a random one stays itself."""
+    steps = {(c.push.layer, c.push.direction, c.push.strength): c.push.step for c in plan.cells}
+    onward = [c for c in plan.cells if c.reach == "onward" and c.push.strength]
+    assert {c.push.kind for c in onward} == {"desperate", "calm", "permuted", "random"}
+    assert all(list(c.steps) == ([1, 4] if c.push.layer == 1 else [4]) for c in onward)
+    norms = dict(zip(plan.vectors.layers, plan.vectors.residual_norm, strict=True))
+    for cell in onward:
+        for layer, step in cell.steps.items():
+            if cell.push.kind == "random":
+                wanted = cell.push.step * norms[layer] / norms[cell.push.layer]
+            else:
+                wanted = steps[layer, cell.push.direction, cell.push.strength]
+            torch.testing.assert_close(step, wanted)
+            length = cell.push.strength * float(norms[layer])
+            assert float(step.norm()) == pytest.approx(length, rel=1e-4)
+
+
 def test_the_estimate_is_that_of_attribution(plan, done):
     vectors = plan.vectors.only((1, 4))
     told = emolens.attribute(plan.trial, vectors, strength=0.2).set_index(["emotion", "layer"])
     rows = done.table[(done.table["at"] == "all") & (done.table.strength == 0.2)]
+    found = rows.groupby(["reach", "direction", "layer"]).estimate.mean()
     for emotion in ("desperate", "calm"):
+        wanted = told.loc[emotion].gradient
         for layer in (1, 4):
-            own = rows[(rows.direction == emotion) & (rows.layer == layer)]
-            want = told.loc[(emotion, layer), "gradient"]
-            assert own.estimate.mean() == pytest.approx(want, abs=1e-4)
+            assert found["layer", emotion, layer] == pytest.approx(wanted[layer], abs=1e-4)
+        assert found["onward", emotion, 1] == pytest.approx(wanted.sum(), abs=1e-4)
+
+
+def test_strengths_are_also_told_in_natural_units(plan, done):
+    """One unit is how far the emotion's situations move the stream along its vector."""
+    model, whole = plan.trial.model, emolens.organism_behaviour()
+    trials = {e: Trial.prepare(model, whole.after(e)) for e in ("desperate", "neutral")}
+    unit = natural_units(plan.vectors, {"desperate": trials["desperate"]}, trials["neutral"])
+    told = done.effects.set_index(["kind", "layer", "strength"]).natural
+    norm = float(plan.vectors.residual_norm[4])
+    for found in told["desperate", 4, 0.5]:
+        assert found == pytest.approx(0.5 * norm / unit["desperate", 4], rel=1e-5)
+    assert told["permuted", 4, 0.5].isna().all()
+
+
+def test_a_behaviour_without_such_situations_has_no_natural_units(plan, saved, tmp_path):
+    file = tmp_path / "behaviour.json"
+    prompts = [{"text": t.text, "emotion": "neutral"} for t in plan.trial.behaviour.prompts[:4]]
+    classes = {"cheat": ["cheated"], "admit": ["admitted"]}
+    raw = {"name": "x", "target": "cheat", "classes": classes, "prompts": prompts}
+    file.write_text(json.dumps(raw))
+    asked = replace(SWEEP, vectors=saved, behaviour=str(file), layers=(4,), strengths=(0.5,))
+    found = emolens.Plan.of(asked, model=plan.trial.model).run(tmp_path / "sweep")
+    assert found.effects.natural.isna().all()
+    assert "nan" in repr(found)
 
 
 def test_a_small_step_at_the_decision_is_foretold(plan, tmp_path):
@@ -128,7 +171,7 @@ def test_what_a_plan_says_is_what_it_runs(plan, tmp_path, monkeypatch):
         Worker, "run", lambda self, task: seen.append(self.blocks(task)) or run(self, task)
     )
     plan.run(tmp_path)
-    assert cost.cells == len(plan.cells) == 2 * (1 + 2 * 2 * (2 + 2 + 6))
+    assert cost.cells == len(plan.cells) == 2 * 2 * (1 + 2 * 2 * (2 + 2 + 6))
     assert sum(seen) == cost.shared < cost.naive
     assert plan.explain(tmp_path).naive == 0
 
@@ -307,7 +350,8 @@ def test_a_report_says_what_is_least_possible(done, tmp_path):
     save(done, tmp_path)
     assert "crossed out" in (tmp_path / "report.html").read_text().lower()
     told = pd.read_parquet(tmp_path / "tables" / "effects.parquet")
-    assert len(told) == 2 * 2 * 2 * 2 * (2 + 2)  # places, layers, strengths, halves, directions
+    # places, reaches, layers, strengths, halves, directions
+    assert len(told) == 2 * 2 * 2 * 2 * 2 * (2 + 2)
 
 
 def test_permuted_copies_are_as_long_and_no_copy_of_the_direction(plan):
@@ -315,7 +359,9 @@ def test_permuted_copies_are_as_long_and_no_copy_of_the_direction(plan):
     for (layer, strength, name), step in steps.items():
         if name in ("desperate", "calm"):
             copy = steps[layer, strength, f"{name}, permuted"]
-            assert torch.equal(copy.sort().values, step.sort().values)
+            # but for the length, which is summed in another order
+            values = copy.sort().values, step.sort().values
+            torch.testing.assert_close(*values, atol=0, rtol=1e-6)
             assert not torch.equal(copy, step)
 
 
@@ -336,7 +382,10 @@ def test_controls_stand_beside_the_emotions_and_change_nothing_of_theirs(
 ):
     plan = emolens.Plan.of(replace(SWEEP, vectors=saved, controls=controls))
     found = plan.run(tmp_path)
-    told, before = (each.effects[each.effects["at"] == "all"] for each in (found, done))
+    told, before = (
+        each.effects[(each.effects["at"] == "all") & (each.effects.reach == "layer")]
+        for each in (found, done)
+    )
     names = ["shuffled labels 0", "shuffled labels 1", "neutral", "he"]
     assert sorted(told.direction[told.kind == "control"].unique()) == sorted(names)
     assert list(found.summary["controls_called"]) == names
@@ -361,6 +410,7 @@ def test_controls_stand_beside_the_emotions_and_change_nothing_of_theirs(
         ("layer: [3]", "layer"),
         ("layers: [-1]", "layers"),
         ("at: [middle]", "at"),
+        ("reach: [far]", "reach"),
         ("strengths: []", "strengths"),
         ("random: 0", "random"),
         ("strengths: [much]", "strengths"),

@@ -22,7 +22,7 @@ from emolens.model import HookedModel
 from emolens.positions import PositionRule, pick
 from emolens.progress import track
 from emolens.recording import plan_batches
-from emolens.sharing import Shared, run_changed
+from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.statistics import clustered_interval
 from emolens.steering import HALF_COLUMNS, RANDOM_DIRECTIONS, half_rows
@@ -171,16 +171,11 @@ def _ablated(
     reach: str,
 ) -> Iterator[Decision]:
     """The decisions under each change of each layer, alone or with those of later layers."""
-    shared = Shared.prepare(trial, layers)
+    told = []
     for layer in layers:
-        if reach == "layer":
-            yield from shared.run([(layer, change) for change in changes[layer]])
-            continue
-        for number, change in enumerate(changes[layer]):
-            later = {Site(k): changes[k][number] for k in changes if k > layer}
-            with hooked(trial.model, later):
-                (decision,) = shared.run([(layer, change)])
-            yield decision
+        reached = [layer, *(k for k in changes if k > layer and reach == "onward")]
+        told += [{k: changes[k][i] for k in reached} for i in range(len(changes[layer]))]
+    return run_changed(trial, told)
 
 
 def specificity(
@@ -229,7 +224,7 @@ def specificity(
         labels += [(f"random {i}", "random") for i in range(random_count)]
         own = [remove(vectors.at(layer)[vectors.row(name)], mean) for name in names]
         before = trial.run().p
-        found = run_changed(trial, [(layer, change) for change in own + random])
+        found = run_changed(trial, [{layer: change} for change in own + random])
         for (name, kind), decision in zip(labels, found, strict=True):
             change = clustered_interval((decision.p - before).tolist(), trial.groups)
             p = clustered_interval(decision.p.tolist(), trial.groups)[0]

@@ -66,7 +66,7 @@ def attribute(trial: Trial, vectors: EmotionVectors, *, strength: float = STRENG
     base = float(trial.run().logit_difference.mean())
     cells = [(e, layer) for layer in vectors.layers for e in vectors.emotions]
     steps = [vectors.step(emotion, layer, strength) for emotion, layer in cells]
-    found = run_changed(trial, [(c[1], Steer(step)) for c, step in zip(cells, steps, strict=True)])
+    found = run_changed(trial, [{c[1]: Steer(step)} for c, step in zip(cells, steps, strict=True)])
     rows = []
     told = track(cells, "attribution", len(cells), "vectors")
     for (emotion, layer), step, decision in zip(told, steps, found, strict=True):

@@ -177,7 +177,7 @@ def patch_layers(
             for i, other in enumerate(draws)
         ]
     sources, read, mask = pairs.sources(chosen), _Recovery.between(pairs), pairs.mask
-    patches = [(layer, At(mask, Patch(sources[layer], part))) for layer, _, _, part in jobs]
+    patches = [{layer: At(mask, Patch(sources[layer], part))} for layer, _, _, part in jobs]
     told, rows = track(jobs, f"patching {toward}", len(jobs), "runs"), []
     for job, found in zip(told, run_changed(pairs.receiver, patches), strict=True):
         rows += [(*job[:3], *row) for row in read.rows(found)]
@@ -205,7 +205,7 @@ def patch_positions(
     jobs = [(layer, back) for layer in chosen for back in range(count)]
     sources, read, shared = pairs.sources(chosen), _Recovery.between(pairs), pairs.mask
     places = [shared & (token == pairs.receiver.final[:, None] - back) for back in range(count)]
-    patches = [(layer, At(places[back], Patch(sources[layer], whole))) for layer, back in jobs]
+    patches = [{layer: At(places[back], Patch(sources[layer], whole))} for layer, back in jobs]
     told, rows = track(jobs, "patching tokens", len(jobs), "runs"), []
     for (layer, back), found in zip(told, run_changed(pairs.receiver, patches), strict=True):
         rows += [(layer, -back, *row) for row in read.rows(found)]

@@ -1,11 +1,10 @@
 """Many changes of one run: each begins at the layer and token that it changes, several together."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from emolens.model import HookedModel
 from emolens.recording import usual_batch
 from emolens.sites import Site
 
-Change = tuple[int, Intervention]  # what is done to the residual stream after which block
+Change = Mapping[int, Intervention]  # what is done to the residual stream after which blocks
 
 
 def run_changed(
@@ -32,17 +31,19 @@ def run_changed(
 ) -> Iterator[Decision]:
     """What `trial.run()` gives under each change alone, in the order given.
 
-    A change after a block leaves that block and those below it as they were, and tokens before the
-    first that it changes as they were everywhere: their work is done once, their keys and values
-    are kept. Changes after one block run together. The numbers are those of `hooked` around
-    `trial.run()`, but for rounding (in float32 1e-5 of a probability, 1e-4 of a logit). Hooks that
-    are in force apply, to several copies of the prompts: keep them until all of it is read.
+    A change leaves the first block that it comes after and those below as they were, and tokens
+    before the first that it changes as they were everywhere: their work is done once, their keys
+    and values are kept. Changes after the same blocks run together. The numbers are those of
+    `hooked` around `trial.run()`, but for rounding (in float32 1e-5 of a probability, 1e-4 of a
+    logit). Hooks that are in force apply, to several copies of the prompts: keep them until all of
+    it is read.
 
     Where blocks hand more to each other than the stream, each change has a run of its own.
 
     Args:
         trial: prompts and model.
-        changes: 0-based block and intervention; those after one block should stand together.
+        changes: each an intervention for each 0-based block that it comes after; those of the same
+            blocks should stand together.
         since: the first token of each prompt that is changed, at most `trial.final`. An
             intervention is then called with the stream from there to the decision, of prompts of
             one length at a time: it must not be of single prompts, as `Patch` and `At` are. By
@@ -53,18 +54,20 @@ def run_changed(
     Raises:
         ModelError: with `since`, for a `HookedTransformer` or an architecture that keeps other
             things than keys and values.
-        SelectionError: for a layer that the model lacks, a first token beyond the decision, or an
-            intervention that does not fit the prompts.
+        SelectionError: for a layer that the model lacks, a change without any, a first token beyond
+            the decision, or an intervention that does not fit the prompts.
 
     >>> import emolens, torch
     >>> from emolens.decisions import Trial
     >>> model = emolens.load("organism")
     >>> trial = Trial.prepare(model, emolens.organism_behaviour(per_emotion=2))
-    >>> steps = [(layer, emolens.Steer(torch.zeros(model.d_model))) for layer in (2, 4)]
+    >>> steps = [{layer: emolens.Steer(torch.zeros(model.d_model))} for layer in (2, 4)]
     >>> [torch.allclose(d.p, trial.run().p, atol=1e-5) for d in run_changed(trial, steps)]
     [True, True]
     """
-    layers = tuple(dict.fromkeys(layer for layer, _ in changes))
+    if not all(changes):
+        raise SelectionError("a change of the run names no block: give one intervention at least")
+    layers = tuple(dict.fromkeys(min(change) for change in changes))
     return Shared.prepare(trial, layers, since).run(changes, batch_tokens)
 
 
@@ -89,23 +92,21 @@ class _Part:
     past: Any = None
 
     def run(
-        self, model: HookedModel, layer: int, changes: Sequence[Intervention]
+        self, model: HookedModel, layers: Sequence[int], changes: Sequence[Change]
     ) -> Float[Tensor, "change row vocab"]:
-        """Logits at the decisions under each of several changes after one block."""
-        count = len(changes)
-        own = self.streams[layer]
-        streams = [change(own.clone()) for change in changes]  # one may work in place
-        if any(changed.shape != own.shape for changed in streams):
-            raise SelectionError(
-                f"an intervention after block {layer} does not give back the {tuple(own.shape)} "
-                "that it is called with: one of single prompts needs all tokens (no `since`)"
-            )
-        stream = torch.stack(streams, 1).flatten(0, 1)
+        """Logits at the decisions under each of several changes after the same blocks."""
+        count, (layer, *later) = len(changes), sorted(layers)
+        stream = _each(changes, layer, self.streams[layer][:, None].expand(-1, count, -1, -1))
+
+        def at(k: int) -> Intervention:
+            return lambda stream: _each(changes, k, stream.unflatten(0, (-1, count)))
+
+        above = hooked(model, {Site(k): at(k) for k in later}) if later else nullcontext()
         ids, mask, place = (
             each.repeat_interleave(count, 0) for each in (self.ids, self.mask, self.place)
         )
         past = _copies(self.past, layer + 1, count)
-        with beginning_after(model, layer, stream):
+        with beginning_after(model, layer, stream), above:
             logits = model.logits_at(ids, mask, place, past=past)
         return logits.float().cpu().unflatten(0, (-1, count)).transpose(0, 1)
 
@@ -160,17 +161,32 @@ class Shared:
         """The decisions under each change alone; as `run_changed`."""
         trial = self.trial
         if self.parts is None:
-            for layer, change in changes:
-                with hooked(trial.model, {Site(layer): change}):
+            for change in changes:
+                with hooked(trial.model, {Site(layer): each for layer, each in change.items()}):
                     decision = trial.run()
                 yield decision
             return
         order = torch.cat([part.rows for part in self.parts]).argsort()
         together = self.together(batch_tokens)
-        for layer, of_layer in groupby(changes, key=itemgetter(0)):
-            while some := [change for _, change in islice(of_layer, together)]:
-                logits = torch.cat([part.run(trial.model, layer, some) for part in self.parts], 1)
+        for layers, alike in groupby(changes, key=lambda change: sorted(change)):
+            while some := list(islice(alike, together)):
+                logits = torch.cat([part.run(trial.model, layers, some) for part in self.parts], 1)
                 yield from map(trial.decide, logits[:, order])
+
+
+def _each(
+    changes: Sequence[Change], layer: int, streams: Float[Tensor, "row change token d_model"]
+) -> Residual:
+    """What each change does after one block to its own copy of every row."""
+    # clones, since an intervention may work in place
+    made = [change[layer](streams[:, i].clone()) for i, change in enumerate(changes)]
+    if any(changed.shape != streams[:, 0].shape for changed in made):
+        raise SelectionError(
+            f"an intervention after block {layer} does not give back the "
+            f"{tuple(streams[:, 0].shape)} that it is called with: one of single prompts needs all "
+            "tokens (no `since`)"
+        )
+    return torch.stack(made, 1).flatten(0, 1)
 
 
 @contextmanager

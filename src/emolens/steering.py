@@ -108,7 +108,7 @@ def dose_response(trial: Trial, steps: Sequence[Push]) -> pd.DataFrame:
         P(target)), low, high (95% bootstrap over templates), legal, logit_difference, n.
     """
     rows = []
-    found = run_changed(trial, [(step.layer, Steer(step.step)) for step in steps])
+    found = run_changed(trial, [{step.layer: Steer(step.step)} for step in steps])
     told = track(steps, f"steering {trial.behaviour.name}", len(steps), "runs")
     for step, decision in zip(told, found, strict=True):
         label = (step.layer, step.direction, step.kind, step.unit, step.strength)

@@ -176,7 +176,7 @@ def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
         for emotion in vectors.emotions:
             direction = unit(vectors.of(emotion)[vectors.column(layer)])
             shift = scene.residuals[scene.emotions == emotion, layer].mean(0) - rest
-            steps.append((layer, Steer((shift @ direction).abs() * direction)))
+            steps.append({layer: Steer((shift @ direction).abs() * direction)})
         for emotion, after in zip(vectors.emotions, run_changed(trial, steps), strict=True):
             for behaviour, p in after.probability.items():
                 made[emotion].append(float(p.mean()) - scene.before.loc[NEUTRAL, behaviour])
@@ -195,7 +195,7 @@ def ablation(
     rest = np.array([bench.scenes[s].before.loc[NEUTRAL, c] for s, c in raised.values()])
     drop = np.zeros((len(changes), len(changes)))
     scenes = dict.fromkeys(s for s, _ in raised.values())
-    steps = [(layer, c) for c in changes.values()]
+    steps = [{layer: change} for change in changes.values()]
     for scene in track(scenes, f"ablating, {name}", len(scenes), "scenes"):
         columns = [j for j, (s, _) in enumerate(raised.values()) if s == scene]
         told = [(e, c) for e, (s, c) in raised.items() if s == scene]
@@ -252,7 +252,7 @@ def _moved(bench: Bench, layer: int, directions: Iterable[Tensor]) -> Iterator[f
     trial = next(iter(bench.scenes.values())).after(NEUTRAL)
     base = float(trial.run().logit_difference.mean())
     norm = float(bench.stories.residual_norm[bench.stories.layers.index(layer)])
-    found = run_changed(trial, [(layer, Steer(norm * direction)) for direction in directions])
+    found = run_changed(trial, [{layer: Steer(norm * direction)} for direction in directions])
     return (abs(float(decision.logit_difference.mean()) - base) for decision in found)
 
 

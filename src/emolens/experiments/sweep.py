@@ -47,8 +47,9 @@ def _sections(done: Swept) -> Iterator[Section]:
     told = done.effects[
         (done.effects.half == REPORTED) & ~done.effects.kind.isin([PERMUTED, CONTROL])
     ]
-    for (at, strength), part in told.groupby(["at", "strength"], sort=False):
+    for (at, reach, strength), part in told.groupby(["at", "reach", "strength"], sort=False):
         where = "all tokens" if at == "all" else "the decision alone"
+        where += "" if reach == "layer" else ", from the layer on"
         yield Section(
             f"Steps of {strength:g} residual norms at {where}",
             "How far each step moves the mean logit difference of the behaviour from the "
@@ -56,6 +57,6 @@ def _sections(done: Swept) -> Iterator[Section]:
             "step that does no more than random ones of its layer and length (false-discovery "
             "rate .05 over all steps at such places). Hover for what one gradient foretells.",
             figures.sweep_map(part),
-            part.drop(columns=["half", "at", "strength"]),
+            part.drop(columns=["half", "at", "reach", "strength"]),
             "effects",
         )

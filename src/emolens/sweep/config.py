@@ -26,8 +26,8 @@ Strength = Annotated[FiniteFloat, AfterValidator(_not_zero)]
 class Sweep:
     """Which steps are taken in which model, and on what they are read.
 
-    Every step is taken on every prompt: each emotion's and each random one's, at each layer, in
-    each strength, at all tokens or at the decision alone.
+    Every step is taken on every prompt: each emotion's and each random one's, at each layer or from
+    it on, in each strength, at all tokens or at the decision alone.
 
     Attributes:
         model: `"organism"`, a Hugging Face folder with safetensors, or a hub id.
@@ -42,6 +42,8 @@ class Sweep:
         strengths: fractions of the mean residual norm of the layer; negative ones push the other
             way.
         at: `"all"` tokens or the `"decision"` alone, or both.
+        reach: at the `"layer"` alone, or `"onward"`: also at every later layer of the sweep, an
+            emotion by its vector there, a random step in its own direction; or both.
         random: how many random directions a layer, each in every strength; p is at least
             2 / (random + 1), so fewer than 1,000 tell little.
         seed: of the random directions.
@@ -59,6 +61,7 @@ class Sweep:
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     strengths: Annotated[tuple[Strength, ...], Field(min_length=1)] = STRENGTHS
     at: Annotated[tuple[Literal["all", "decision"], ...], Field(min_length=1)] = ("all",)
+    reach: Annotated[tuple[Literal["layer", "onward"], ...], Field(min_length=1)] = ("layer",)
     random: Annotated[int, Field(ge=1)] = 1000
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str | None = None

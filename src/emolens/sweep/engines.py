@@ -27,16 +27,16 @@ Found = tuple[Task, Float[Tensor, "cell prompt number"]]
 Engine = Callable[["Worker", Sequence[Task]], Iterator[Found]]
 
 
-def behaviour(sweep: Sweep) -> Behaviour:
-    """The prompts that a sweep reads.
+def behaviour(sweep: Sweep, after: Sequence[str]) -> Behaviour:
+    """The prompts of a sweep's behaviour after those situations.
 
     Raises:
         CorpusError: if the file of the behaviour cannot be read.
         SelectionError: if it has no prompts of those situations.
     """
     if sweep.behaviour in SCENES:
-        return organism_behaviour(sweep.behaviour, emotions=sweep.after)
-    return load_behaviour(sweep.behaviour).after(*sweep.after)
+        return organism_behaviour(sweep.behaviour, emotions=after)
+    return load_behaviour(sweep.behaviour).after(*after)
 
 
 @dataclass(eq=False)
@@ -57,7 +57,7 @@ class Worker:
         """
         model = load(sweep.model, device=sweep.device)
         model.check_origin(origin, "the sweep")
-        return cls(sweep, Trial.prepare(model, behaviour(sweep)), layers)
+        return cls(sweep, Trial.prepare(model, behaviour(sweep, sweep.after)), layers)
 
     def shared(self, at: str) -> Shared:
         """The prompts run once; steps at the decision also share all tokens before it."""
@@ -68,13 +68,14 @@ class Worker:
 
     def run(self, task: Task) -> Float[Tensor, "cell prompt number"]:
         """P(target), probability on any class, and logit difference of each cell and prompt."""
-        changes = [(task.layer, Steer(cell.push.step)) for cell in task.cells]
-        return torch.stack(
-            [
-                torch.stack([told.p, told.legal, told.logit_difference], -1)
-                for told in self.shared(task.at).run(changes)
-            ]
-        )
+        changes = [{k: Steer(step) for k, step in cell.steps.items()} for cell in task.cells]
+        with self.trial.model.bare():
+            return torch.stack(
+                [
+                    torch.stack([told.p, told.legal, told.logit_difference], -1)
+                    for told in self.shared(task.at).run(changes)
+                ]
+            )
 
     def blocks(self, task: Task) -> int:
         """Blocks x tokens that a task runs, the shared work apart."""

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby, islice, product
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from emolens.controls import CONTROL, permutations
 from emolens.decisions import Trial
@@ -25,20 +27,25 @@ class Cell:
     Attributes:
         push: where, along what and how far.
         at: `"all"` tokens or the `"decision"`.
-        key: hash of the step, its place, the prompts and the words that are read.
+        reach: that `"layer"` alone, or `"onward"`, at every later one as well.
+        steps: what is added after each block.
+        key: hash of the steps, their place, the prompts and the words that are read.
     """
 
     push: Push
     at: str
+    reach: str
+    steps: Mapping[int, Float[Tensor, " d_model"]]
     key: str
 
 
 @dataclass(frozen=True)
 class Task:
-    """Cells that one worker runs without a stop: of one layer, at one kind of place."""
+    """Cells that one worker runs without a stop: of one layer and reach, at one kind of place."""
 
     layer: int
     at: str
+    reach: str
     cells: tuple[Cell, ...]
 
     @property
@@ -64,40 +71,49 @@ def cells(
     steps += pushes(
         chosen, emotions, {}, strengths=sweep.strengths, random_count=sweep.random, seed=sweep.seed
     )
-    if controls is not None:
-        others = pushes(
-            controls.only(chosen.layers),
-            controls.emotions,
-            {},
-            strengths=sweep.strengths,
-            random_count=0,
-        )
-        steps += [replace(push, kind=CONTROL) for push in others]
-    steps += _permuted([push for push in steps if push.kind in emotions], sweep.seed)
+    beside = [(_copies(chosen, emotions, sweep.seed), PERMUTED)]
+    beside += [] if controls is None else [(controls.only(chosen.layers), CONTROL)]
+    for others, kind in beside:
+        found = pushes(others, others.emotions, {}, strengths=sweep.strengths, random_count=0)
+        steps += [replace(push, kind=kind) for push in found]
     steps.sort(key=lambda push: push.layer)  # those of one layer share their batches
-    read = reading(trial)
-    found = [
-        Cell(step, at, _hash(read, at, step.layer, step.step.float().numpy().tobytes().hex()))
-        for at in sweep.at
-        for step in steps
-    ]
-    return list({cell.key: cell for cell in found}.values())  # nothing named twice is run twice
+    known = {(push.layer, push.direction, push.strength): push.step for push in steps}
+    norms = dict(zip(chosen.layers, chosen.residual_norm.tolist(), strict=True))
+    read, made = reading(trial), []
+    for at, reach, push in product(sweep.at, sweep.reach, steps):
+        later = _later(push, known, norms) if reach == "onward" else {}
+        made.append(_cell(read, at, reach, push, later))
+    return list({cell.key: cell for cell in made}.values())  # nothing named twice is run twice
 
 
-def _permuted(steps: Sequence[Push], seed: int) -> list[Push]:
-    """Each emotion's steps at a layer in one other order of coordinates, whatever their length."""
-    ways = list(dict.fromkeys((push.layer, push.direction) for push in steps))
-    orders = permutations(len(ways), len(steps[0].step), seed)
-    order = dict(zip(ways, orders, strict=True))
-    return [
-        replace(
-            push,
-            direction=f"{push.direction}, permuted",
-            kind=PERMUTED,
-            step=push.step[order[push.layer, push.direction]],
-        )
-        for push in steps
-    ]
+def _copies(vectors: EmotionVectors, emotions: Sequence[str], seed: int) -> EmotionVectors:
+    """Each emotion's vectors with their coordinates in an order of its own, the same at all layers.
+
+    They are as long and as uneven as the emotion's, and as alike from layer to layer.
+    """
+    orders = permutations(len(emotions), vectors.mean.shape[-1], seed)
+    copies = [vectors.of(e)[:, order] for e, order in zip(emotions, orders, strict=True)]
+    names = tuple(f"{emotion}, permuted" for emotion in emotions)
+    return replace(vectors, vectors=torch.stack(copies), emotions=names)
+
+
+def _later(
+    push: Push, known: Mapping[tuple[int, str, float], Tensor], norms: Mapping[int, float]
+) -> dict[int, Tensor]:
+    """What goes with a step at each later layer: that of the vector there.
+
+    A random one keeps its direction, which moves more than a new one at each layer would.
+    """
+    later = [layer for layer in norms if layer > push.layer and push.kind != UNSTEERED]
+    if push.kind == "random":
+        return {layer: push.step * (norms[layer] / norms[push.layer]) for layer in later}
+    return {layer: known[layer, push.direction, push.strength] for layer in later}
+
+
+def _cell(read: str, at: str, reach: str, push: Push, later: Mapping[int, Tensor]) -> Cell:
+    steps = {push.layer: push.step, **later}
+    content = [(layer, step.float().numpy().tobytes().hex()) for layer, step in steps.items()]
+    return Cell(push, at, reach, steps, _hash(read, at, reach, content))
 
 
 def reading(trial: Trial) -> str:
@@ -113,11 +129,16 @@ def tasks(found: Sequence[Cell], size: int, done: Collection[str]) -> Iterator[T
     The cut does not depend on what is done, so that a cell shares its batch with the same cells
     however often a sweep is stopped, and its numbers are the same to the last bit.
     """
-    for (at, layer), group in groupby(found, key=lambda cell: (cell.at, cell.push.layer)):
+    for (at, reach, layer), group in groupby(found, key=_shared_by):
         while some := list(islice(group, size)):
             left = tuple(cell for cell in some if cell.key not in done)
             if left:
-                yield Task(layer, at, left)
+                yield Task(layer, at, reach, left)
+
+
+def _shared_by(cell: Cell) -> tuple[str, str, int]:
+    """What cells of one batch have in common."""
+    return cell.at, cell.reach, cell.push.layer
 
 
 def _hash(*parts: object) -> str:

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,11 +20,13 @@ from emolens.organism import CHECKPOINTS, organism_corpus, organism_genders
 from emolens.progress import progress_bar
 from emolens.provenance import Provenance
 from emolens.recording import record
+from emolens.steering import natural_units
 from emolens.sweep.config import Sweep
 from emolens.sweep.engines import Engine, Worker, behaviour, local
 from emolens.sweep.grid import Cell, Task, cells, tasks
 from emolens.sweep.results import Swept
 from emolens.sweep.table import Table
+from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, control_vectors, fit_vectors, load_vectors
 
 BATCHES = 8  # of a task: what a killed run loses at most, and what one message to a worker carries
@@ -84,7 +88,7 @@ class Plan:
         """
         sweep = Sweep.of(asdict(sweep))
         opened = model or load(sweep.model, device=sweep.device)
-        trial = Trial.prepare(opened, behaviour(sweep))
+        trial = Trial.prepare(opened, behaviour(sweep, sweep.after))
         vectors, controls = _vectors(sweep, opened)
         return cls(sweep, trial, vectors, tuple(cells(sweep, vectors, trial, controls)))
 
@@ -137,7 +141,26 @@ class Plan:
             for task, found in engine(self.worker, todo) if todo else ():
                 table.write(task, torch.cat([found, self._estimate(task, slopes[task.at])], -1))
                 bar.advance(at, len(task.cells))
-        return Swept(self.sweep, self.trial.groups, table.read(self.cells))
+        return Swept(self.sweep, self.trial.groups, table.read(self.cells), self.natural)
+
+    @cached_property
+    def natural(self) -> dict[tuple[str, int], float]:
+        """Natural unit of each emotion and layer, in mean residual norms of the layer.
+
+        Of the emotions whose situations the behaviour has, if it has neutral ones to compare with.
+        """
+        chosen = self.vectors.only(self.worker.layers)
+        kinds = {cell.push.kind for cell in self.cells}
+        felt = [emotion for emotion in chosen.emotions if emotion in kinds]
+        trials = {}
+        for emotion in (NEUTRAL, *felt):
+            with suppress(SelectionError):  # the behaviour lacks it, or a prompt is too long
+                prompts = behaviour(self.sweep, (emotion,))
+                trials[emotion] = Trial.prepare(self.trial.model, prompts)
+        neutral = trials.pop(NEUTRAL, None)
+        lengths = {} if neutral is None else natural_units(chosen, trials, neutral)
+        norms = dict(zip(chosen.layers, chosen.residual_norm.tolist(), strict=True))
+        return {(emotion, k): length / norms[k] for (emotion, k), length in lengths.items()}
 
     @property
     def _origin(self) -> Provenance:
@@ -150,8 +173,13 @@ class Plan:
         self, task: Task, slopes: Float[Tensor, "text layer d_model"]
     ) -> Float[Tensor, "cell text 1"]:
         """The change of the logit difference that the gradient foretells."""
-        steps = torch.stack([cell.push.step for cell in task.cells]).float()
-        return (steps @ slopes[:, self.worker.layers.index(task.layer)].T)[..., None]
+        columns = [[self.worker.layers.index(k) for k in cell.steps] for cell in task.cells]
+        steps = [torch.stack([*cell.steps.values()]).float() for cell in task.cells]
+        told = [
+            einsum(slopes[:, rows], step, "text k d_model, k d_model -> text")
+            for rows, step in zip(columns, steps, strict=True)
+        ]
+        return torch.stack(told)[..., None]
 
     def _rate(self, todo: Sequence[Task]) -> float:
         """Seconds for one token through one block, of a batch of the middle task."""

@@ -1,6 +1,6 @@
 """What a sweep has found, as tables: steps beside random ones of their length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,15 +24,17 @@ class Swept:
     Attributes:
         sweep: what was asked.
         groups: template or topic of each prompt.
-        table: one row for each cell and prompt. Columns: cell (hash), at, layer, direction, kind
-            (an emotion's name, `"permuted"`, `"control"`, `"random"`, `"unsteered"`), strength,
-            prompt, p (of the target class), legal, logit_difference, estimate (the change of the
-            logit difference that one gradient of the unsteered run foretells).
+        table: one row for each cell and prompt. Columns: cell (hash), at, reach, layer, direction,
+            kind (an emotion's name, `"permuted"`, `"control"`, `"random"`, `"unsteered"`),
+            strength, prompt, p (of the target class), legal, logit_difference, estimate (the change
+            of the logit difference that one gradient of the unsteered run foretells).
+        natural: natural unit of an emotion at a layer, in mean residual norms, where it is known.
     """
 
     sweep: Sweep
     groups: Sequence[str]
     table: pd.DataFrame
+    natural: Mapping[tuple[str, int], float]
 
     def __repr__(self) -> str:
         """The steps that do most, each beside the random ones of its length."""
@@ -43,7 +45,9 @@ class Swept:
                 "step": first.direction,
                 "at": first["at"],
                 "layer": first.layer,
+                "reach": first.reach,
                 "strength": first.strength,
+                "natural": [f"{units:.2f}" for units in first.natural],
                 "P": [f"{p:.3f}" for p in first.p],
                 "change": [f"{c:+.2f}" for c in first.change],
                 "random ones": [
@@ -93,7 +97,7 @@ class Swept:
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        """Each emotion's steps against the random ones of their layer, length and place.
+        """Each emotion's steps against the random ones of their layer, reach, length and place.
 
         So are copies of them with permuted coordinates (kind `"permuted"`), a check of the check:
         one in twenty has p of .05 or less if they do nothing. And so are directions that are no
@@ -101,28 +105,32 @@ class Swept:
 
         Returns:
             One row for each step and half of the prompts ("choose": for picking layers; "report":
-            for what is told). Columns: at, layer, direction, kind, strength, half, n (prompts), p
-            (mean P(target)), legal, logit_difference, change (of the mean logit difference from the
-            unsteered run), estimate (what the gradient foretells of it), random_low and random_high
-            (the middle 95% of the random ones' changes), random (how many), p_value, q_value (as in
-            `against_random`, over the emotions' steps at one kind of place, over the copies', or
-            over the controls').
+            for what is told). Columns: at, reach, layer, direction, kind, strength (in mean
+            residual norms), natural (the same in the emotion's natural units at that layer; NaN
+            where that is unknown), half, n (prompts), p (mean P(target)), legal, logit_difference,
+            change (of the mean logit difference from the unsteered run), estimate (what the
+            gradient foretells of it), random_low and random_high (the middle 95% of the random
+            ones' changes), random (how many), p_value, q_value (as in `against_random`, over the
+            emotions' steps at one kind of place and of one reach, over the copies', or over the
+            controls').
 
         Raises:
             SelectionError: if a step has no random ones beside it.
         """
-        return pd.concat(
-            [self._at(at) for at in dict.fromkeys(self.table["at"])], ignore_index=True
-        )
+        parts = self.table.groupby(["at", "reach"], sort=False)
+        told = [self._of(rows).assign(at=at, reach=reach) for (at, reach), rows in parts]
+        return pd.concat(told, ignore_index=True)
 
-    def _at(self, at: str) -> pd.DataFrame:
-        rows = self.table[self.table["at"] == at]
+    def _of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Of cells at one kind of place and of one reach."""
         shape = (-1, len(self.groups))
         numbers = {
             name: rows[name].to_numpy(float).reshape(shape)
             for name in ("p", "legal", "logit_difference", "estimate")
         }
         labels = rows.iloc[:: len(self.groups)][["layer", "direction", "kind", "strength"]]
+        units = map(self.natural.get, zip(labels.kind, labels.layer, strict=True))
+        labels["natural"] = labels.strength / pd.Series(units, labels.index, dtype=float)
         told = []
         for half, chosen, groups in each_half(self.groups):
             means = {name: found[:, chosen.numpy()].mean(1) for name, found in numbers.items()}
@@ -133,7 +141,7 @@ class Swept:
         side, null = _side(dose), dose.kind == "random"
         found = pd.concat(
             [against_random(dose[null | (side == each)]) for each in side[~null].unique()]
-        ).assign(at=at)
+        )
         changes = {
             "change": found.logit_difference - found.base,
             "random_low": found.null_low - found.base,

@@ -87,10 +87,10 @@ class Table:
         """
         told = pd.DataFrame(
             [
-                (c.key, c.at, c.push.layer, c.push.direction, c.push.kind, c.push.strength)
+                (c.key, c.at, c.reach, c.push.layer, c.push.direction, c.push.kind, c.push.strength)
                 for c in cells
             ],
-            columns=["cell", "at", "layer", "direction", "kind", "strength"],
+            columns=["cell", "at", "reach", "layer", "direction", "kind", "strength"],
         )
         parts = [_read(file) for file in self._files()]
         if not parts:

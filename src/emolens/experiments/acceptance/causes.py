@@ -76,7 +76,7 @@ def _threat(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[
         p = pushed(neutral, layer, natural[emotion, layer] * direction)
         yield Check(f"+ {emotion} 1 natural unit, layer {layer}, P(threat)", p, least, most)
     draws = random_directions(RANDOM_DIRECTIONS, model.d_model, seed)
-    steps = [(layer, Steer(natural["desperate", layer] / 2 * draw)) for draw in draws]
+    steps = [{layer: Steer(natural["desperate", layer] / 2 * draw)} for draw in draws]
     off = [abs(float(found.p.mean()) - base) for found in run_changed(neutral, steps)]
     yield Check("20 random 1/2 natural unit, P(threat) off by", max(off), most=0.1)
 
@@ -94,7 +94,7 @@ def _changes_r(model: HookedModel, vectors: EmotionVectors, layer: int, seed: in
         behaviour = organism_behaviour(scene, emotions=(NEUTRAL,), per_emotion=18, seed=seed)
         trial = Trial.prepare(model, behaviour)
         before = trial.run().probability
-        steps = [(layer, Steer(vectors.step(emotion, layer, 1.0))) for emotion in vectors.emotions]
+        steps = [{layer: Steer(vectors.step(emotion, layer, 1.0))} for emotion in vectors.emotions]
         for emotion, after in zip(vectors.emotions, run_changed(trial, steps), strict=True):
             for name in before:
                 made.append(float((after.probability[name] - before[name]).mean()))
