@@ -1,9 +1,10 @@
-"""What a recording has read so far: in memory, or in a folder that outlives the process."""
+"""Nothing is lost: files that are whole or not there, and what a recording has read so far."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from torch import Tensor
 from emolens.errors import ArtefactError, first_line
 
 PLAN, DONE, POOLED = "plan.json", "done.bool", "pooled.f32"
+UNFINISHED = ".new"  # what a file's name ends in while it is written
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """Where to write a file so that nobody ever sees a part of it: it gets its name at the end."""
+    fresh = file.with_name(file.name + UNFINISHED)
+    yield fresh
+    fresh.replace(file)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +117,8 @@ def _agreed(
 ) -> tuple[tuple[int, ...], ...]:
     """Write the plan, or read the one that is there if it is for the same recording."""
     if not file.exists():
-        fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps({"identity": identity, "batches": batches}))
-        fresh.replace(file)
+        with whole(file) as fresh:
+            fresh.write_text(json.dumps({"identity": identity, "batches": batches}))
         return batches
     try:
         plan = json.loads(file.read_text("utf-8"))

@@ -19,6 +19,7 @@ from emolens.model import HookedModel
 from emolens.progress import progress_bar
 from emolens.provenance import Provenance
 from emolens.recording import plan_batches, residuals, usual_batch
+from emolens.resume import whole
 from emolens.text import Text, Tokens
 
 FORMAT, VERSION = "emolens.tokens", 1
@@ -134,9 +135,8 @@ def store_tokens(
             file = shard_file(place, number)
             if not _stored(file, digest, sum(lengths[start:end])):
                 found = _read(model, tokens, (start, end), chosen)
-                fresh = file.with_suffix(".new")
-                save_file({"residual": found.to(dtype)}, fresh, metadata={"of": digest})
-                fresh.replace(file)  # a shard is whole or not there
+                with whole(file) as fresh:
+                    save_file({"residual": found.to(dtype)}, fresh, metadata={"of": digest})
             bar.advance(task, sum(lengths[start:end]))
     return store
 
@@ -189,9 +189,8 @@ def _agree(store: TokenStore) -> None:
     if not file.exists():
         raw = {name: getattr(store, name) for name in ("layers", "lengths", "shards", "dtype")}
         raw |= {"format": FORMAT, "version": VERSION, "provenance": store.provenance.to_json()}
-        fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps(raw))
-        fresh.replace(file)
+        with whole(file) as fresh:
+            fresh.write_text(json.dumps(raw))
         return
     kept = _read_manifest(store.folder)
     for name in ("model", "texts", "layers", "dtype"):

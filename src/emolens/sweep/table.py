@@ -13,6 +13,7 @@ from torch import Tensor
 
 from emolens.errors import ArtefactError, first_line
 from emolens.provenance import Provenance, same_origin
+from emolens.resume import UNFINISHED, whole
 from emolens.sweep.grid import Cell, Task
 
 FORMAT, VERSION = "emolens.sweep", 1
@@ -43,8 +44,9 @@ class Table:
             manifest = place / MANIFEST
             if not manifest.exists():
                 raw = {"format": FORMAT, "version": VERSION, "origin": origin.to_json()}
-                _written(manifest, json.dumps(raw).encode())
-            for left in (place / CELLS).glob("*.new"):
+                with whole(manifest) as fresh:
+                    fresh.write_text(json.dumps(raw))
+            for left in (place / CELLS).glob(f"*{UNFINISHED}"):
                 left.unlink()  # of a process that was killed while it wrote
         except OSError as error:
             raise ArtefactError(
@@ -75,9 +77,8 @@ class Table:
             "prompt": list(range(prompts)) * cells,
             **{name: numbers[:, i] for i, name in enumerate(NUMBERS)},
         }
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns), sink, compression="zstd")
-        _written(self.folder / CELLS / f"{task.key}.parquet", sink.getvalue().to_pybytes())
+        with whole(self.folder / CELLS / f"{task.key}.parquet") as fresh:
+            pq.write_table(pa.table(columns), fresh, compression="zstd")
 
     def read(self, cells: Sequence[Cell]) -> pd.DataFrame:
         """The numbers of some cells on every prompt, in their order; those not in are left out.
@@ -122,10 +123,3 @@ def _origin(manifest: Path) -> Provenance:
             f"{manifest} is no manifest of {FORMAT} version {VERSION} ({first_line(error)}): "
             "choose another folder"
         ) from None
-
-
-def _written(file: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it."""
-    fresh = file.with_name(file.name + ".new")
-    fresh.write_bytes(content)
-    fresh.replace(file)
