@@ -57,6 +57,29 @@ def test_a_hook_inside_a_block_is_not_passed_by(organism, stories):
     assert torch.equal(again.pooled, clean.pooled)
 
 
+def test_a_plain_hook_of_torch_is_not_passed_by(stories):
+    model = emolens.load("organism-small")
+    clean = emolens.record(model, stories, layers=[2])
+    attention = model.host.original_model.model.layers[1].self_attn
+    handle = attention.register_forward_hook(lambda _m, _args, out: (0 * out[0], *out[1:]))
+    changed = emolens.record(model, stories, layers=[2])
+    handle.remove()
+    assert (changed.pooled - clean.pooled).abs().max() > 0.1
+
+
+def test_the_kind_of_attention_is_left_as_it_was(stories):
+    model = emolens.load("organism-small")
+    inner = model.host.original_model
+    for kind in ("eager", "sdpa"):
+        inner.set_attn_implementation(kind)
+        with model.bare():
+            assert inner.config._attn_implementation == "sdpa"
+            with model.bare():
+                assert inner.config._attn_implementation == "sdpa"
+            assert inner.config._attn_implementation == "sdpa"
+        assert inner.config._attn_implementation == kind
+
+
 def test_a_block_that_is_another_without_its_wrappers_keeps_them(stories):
     model = emolens.load("organism-small")
     attention, tokens = model.host.blocks[1].attn, model.tokenize(stories[:3])

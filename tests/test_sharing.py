@@ -111,6 +111,8 @@ def test_a_first_token_beyond_the_decision_is_refused(trial):
 def test_a_change_of_nothing_is_refused(trial):
     with pytest.raises(SelectionError, match="names no block"):
         run_changed(trial, [{}])
+    with pytest.raises(SelectionError, match="layer 99 is out of range"):
+        run_changed(trial, [{0: Steer(torch.ones(trial.model.d_model)), 99: whole}])
 
 
 def test_an_intervention_may_work_in_place(trial):

@@ -86,6 +86,17 @@ def test_a_step_onward_is_that_of_each_later_layer(plan):
             assert float(step.norm()) == pytest.approx(length, rel=1e-4)
 
 
+def test_a_control_of_the_same_name_is_not_what_an_emotion_goes_on_with(plan, tmp_path):
+    own, file = plan.vectors, tmp_path / "controls.safetensors"
+    replace(own, vectors=-own.vectors).save(file)
+    asked = replace(plan.sweep, controls=str(file), reach=("onward",), at=("all",))
+    found = emolens.Plan.of(asked, model=plan.trial.model).cells
+    by = {(c.push.kind, c.push.direction, c.push.layer, c.push.strength): c.steps for c in found}
+    for kind, sign in (("calm", 1), ("control", -1)):
+        wanted = sign * own.step("calm", 4, 0.5)
+        torch.testing.assert_close(by[kind, "calm", 1, 0.5][4], wanted)
+
+
 def test_the_estimate_is_that_of_attribution(plan, done):
     vectors = plan.vectors.only((1, 4))
     told = emolens.attribute(plan.trial, vectors, strength=0.2).set_index(["emotion", "layer"])

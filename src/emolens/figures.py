@@ -484,7 +484,7 @@ def sweep_map(effects: pd.DataFrame) -> alt.TopLevelMixin:
     """Change of the logit difference by emotion and layer; crossed out: no more than random steps.
 
     Args:
-        effects: of one half, strength and place; columns direction, layer, change, estimate,
+        effects: of one half, strength, reach and place; columns direction, layer, change, estimate,
             random_low, random_high, p_value, q_value. Crossed out where q_value is .05 or more.
     """
     numbers = ("change", "estimate", "random_low", "random_high", "p_value", "q_value")

@@ -24,6 +24,7 @@ Weights = Literal["raw", "processed"]
 DeviceMap = str | dict[str, int | str]
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _FINGERPRINT_TOKENS = 8
+_COMPARED_TOKENS = 32
 # what Hugging Face and torch raise for a config that makes no sense, or a device that is not there
 _SENSELESS = (
     OSError,
@@ -105,10 +106,6 @@ class HookedModel:
 
         Taken on eight fixed token ids, so that two hosts of one set of weights agree.
         """
-        return self._look()
-
-    def _look(self) -> tuple[float, ...]:
-        """The fingerprint as the model runs now."""
         size = len(self.tokenizer)
         ids = torch.linspace(size // 10, size - size // 10, _FINGERPRINT_TOKENS).long()[None]
         found: list[float] = []
@@ -134,24 +131,49 @@ class HookedModel:
 
         So that every step shows, TransformerLens takes attention apart and works out each norm
         twice, which costs a tenth of a pass and more on long texts. Inside, only what blocks hand
-        to each other can be read or changed. Where a hook is in force, and where blocks would give
-        something else without their wrappers, nothing is different.
+        to each other can be read or changed. Where a hook is in force, and where the streams of a
+        padded batch are not the same without TransformerLens's wrappers, nothing is different.
         """
         with contextlib.ExitStack() as stack:
-            if self._hook_in_force() is None and self._is_same_bare:
-                stack.enter_context(_unwrapped(self.host))
+            if self._hook_in_force() is None and self._bare_attention is not None:
+                stack.enter_context(_unwrapped(self.host, self._bare_attention))
             yield
 
     @cached_property
-    def _is_same_bare(self) -> bool:
+    def _bare_attention(self) -> str | None:
+        """The kind of attention with which bare blocks give the same stream, if there is one."""
         if self.model_type is None:
-            return False
-        own = self.provenance([], {}, 0)
-        try:
-            with _unwrapped(self.host):
-                return same_model(own, self._look(), self.weights, self.dtype)
-        except _SENSELESS:  # an architecture whose parts do not stand by themselves
-            return False
+            return None
+        config = self.host.original_model.config
+        # what Hugging Face fuses knows no cap of attention's logits, as Gemma 2 has it
+        capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+        tolerance = 1e-3 if self.dtype == "float32" else 2e-2
+        own = self._streams()
+        for kind in ("eager",) if capped else ("sdpa", "eager"):
+            with (
+                contextlib.suppress(*_SENSELESS),  # parts that do not stand by themselves
+                _quiet(),
+                _unwrapped(self.host, kind),
+            ):
+                gaps = (self._streams() - own).norm(dim=(1, 2)) / own.norm(dim=(1, 2))
+                if config._attn_implementation == kind and float(gaps.max()) < tolerance:
+                    return kind
+        return None
+
+    def _streams(self) -> Float[Tensor, "layer token d_model"]:
+        """The stream at every token of two texts, one of them padded."""
+        size, found = len(self.tokenizer), []
+        ids = torch.linspace(size // 10, size - size // 10, 2 * _COMPARED_TOKENS).long().view(2, -1)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[1, _COMPARED_TOKENS // 2 :] = False
+
+        def keep(value: Tensor, hook: Any) -> None:  # noqa: ARG001 (the host passes hook= by name)
+            found.append(value[mask.to(value.device)].float().cpu())
+
+        sites = [(Site(layer).name, keep) for layer in range(self.n_layers)]
+        with torch.inference_mode(), self.host.hooks(fwd_hooks=sites):
+            self.forward(ids, mask)
+        return torch.stack(found)
 
     def tokenize(self, texts: Sequence[Text | str]) -> Tokens:
         """Texts as right-padded ids with mask and character offsets.
@@ -204,8 +226,9 @@ class HookedModel:
         """Keys and values of texts of one length, for `logits_at` of what follows them.
 
         Raises:
-            ModelError: for a `HookedTransformer`, which does not run on Hugging Face's cache, and
-                for an architecture that keeps other things than keys and values.
+            ModelError: for a `HookedTransformer`, which does not run on Hugging Face's cache, for
+                an architecture that keeps other things than keys and values, and where they are
+                not kept.
         """
         from transformers.cache_utils import (
             DynamicCache,
@@ -227,6 +250,11 @@ class HookedModel:
             )
         first = torch.zeros(len(ids), dtype=torch.long)  # no logits are needed; these are few
         self.logits_at(ids, torch.ones_like(ids, dtype=torch.bool), first, past=kept)
+        if kept.get_seq_length() != ids.shape[1]:
+            raise ModelError(
+                f"{self.name!r} kept no keys and values: TransformerLens does not pass on the "
+                "cache of this transformers; install transformers below 5.24"
+            )
         return kept
 
     def logits_at(
@@ -349,13 +377,16 @@ class HookedModel:
             )
 
     def _hook_in_force(self) -> str | None:
-        """Where the first is; those by which TransformerLens shows missing parts do nothing."""
+        """Where the first is; those by which TransformerLens shows what is there do nothing."""
         for name, point in self.host.hook_dict.items():
             for handle in point.fwd_hooks:
                 given = getattr(handle, "user_hook", None)
-                its_own = getattr(given, "__module__", "").startswith("transformer_lens")
-                if not (handle.is_permanent and its_own):
+                if not (handle.is_permanent and _is_of_the_host(given)):
                     return name
+        for _, name, wrapper in _wrappers(self.host):
+            plain = [*wrapper._forward_hooks.values(), *wrapper._forward_pre_hooks.values()]
+            if not all(map(_is_of_the_host, plain)):
+                return name
         return None
 
     def check_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
@@ -609,29 +640,39 @@ def _bridge(hf: Any, source: str | Path, name: str, tokenizer: Any) -> Any:
         ) from None
 
 
-@contextlib.contextmanager
-def _unwrapped(host: Any) -> Iterator[None]:
-    """Inside each block Hugging Face's own modules, in place of TransformerLens's wrappers."""
-    hf = host.original_model
-    shown = [
+def _is_of_the_host(hook: Any) -> bool:
+    return getattr(hook, "__module__", "").startswith("transformer_lens")
+
+
+def _wrappers(host: Any) -> list[tuple[torch.nn.Module, str, Any]]:
+    """Each part of a block that stands in for Hugging Face's own: where it is, name, and itself."""
+    return [
         (parent, name, child)
         for block in host.blocks
-        for parent in block.original_component.modules()
+        for parent in getattr(block, "original_component", torch.nn.Module()).modules()
         if not hasattr(parent, "original_component")
         for name, child in parent.named_children()
         if getattr(child, "original_component", None) is not None
     ]
-    # what Hugging Face fuses knows no cap of attention's logits, as Gemma 2 has it
-    capped = getattr(hf.config.get_text_config(), "attn_logit_softcapping", None)
+
+
+@contextlib.contextmanager
+def _unwrapped(host: Any, attention: str) -> Iterator[None]:
+    """Inside each block Hugging Face's own modules, in place of TransformerLens's wrappers."""
+    hf, shown = host.original_model, _wrappers(host)
+    kinds = {"": hf.config._attn_implementation}
+    for name in hf.config.sub_configs:
+        if (part := getattr(hf.config, name, None)) is not None:
+            kinds[name] = part._attn_implementation
     try:
         for parent, name, child in shown:
             setattr(parent, name, child.original_component)
-        hf.set_attn_implementation("eager" if capped else "sdpa")
+        hf.set_attn_implementation(attention)
         yield
     finally:
-        hf.set_attn_implementation("eager")
         for parent, name, child in shown:
             setattr(parent, name, child)
+        hf.set_attn_implementation(kinds)
 
 
 def _is_causal(config: Any) -> bool:

@@ -65,8 +65,11 @@ def run_changed(
     >>> [torch.allclose(d.p, trial.run().p, atol=1e-5) for d in run_changed(trial, steps)]
     [True, True]
     """
-    if not all(changes):
-        raise SelectionError("a change of the run names no block: give one intervention at least")
+    if not all(isinstance(change, Mapping) and change for change in changes):
+        raise SelectionError(
+            "a change of a run names no block: give interventions by block, as {3: Steer(step)}"
+        )
+    trial.model.check_layers(tuple(dict.fromkeys(k for change in changes for k in change)))
     layers = tuple(dict.fromkeys(min(change) for change in changes))
     return Shared.prepare(trial, layers, since).run(changes, batch_tokens)
 

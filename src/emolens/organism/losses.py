@@ -103,9 +103,9 @@ def verb_scenes(tokenizer: PreTrainedTokenizerFast, world: World) -> Int[Tensor,
 
 
 def multiplies_bf16(device_type: str) -> bool:
-    """Whether matrices in bfloat16 are faster there; CPUs without the instructions emulate them.
+    """Whether matrices are multiplied in bfloat16 there; oneDNN cannot on every CPU.
 
-    Training in emulated bfloat16 took seven times as long as in float32.
+    Where torch has to emulate it, training took seven times as long as in float32.
     """
     if device_type != "cpu":
         return True

@@ -52,7 +52,7 @@ def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, int | 
     after desperate, neutral and calm situations, and that of the assistant with a neutral user.
     Copies in bfloat16 after the first shares of the tokens stand in `steps/`.
 
-    Matrices are multiplied in bfloat16 where the device does so faster than in float32.
+    Matrices are multiplied in bfloat16 where the device can (`multiplies_bf16`), else in float32.
 
     A run that was killed goes on from its last check if it is started again with the same recipe
     and folder; on one machine it ends with the same weights, bit by bit.

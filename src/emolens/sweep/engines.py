@@ -63,7 +63,8 @@ class Worker:
         """The prompts run once; steps at the decision also share all tokens before it."""
         if at not in self.kept:
             since = self.trial.final if at == "decision" else None
-            self.kept[at] = Shared.prepare(self.trial, self.layers, since)
+            with self.trial.model.bare():
+                self.kept[at] = Shared.prepare(self.trial, self.layers, since)
         return self.kept[at]
 
     def run(self, task: Task) -> Float[Tensor, "cell prompt number"]:

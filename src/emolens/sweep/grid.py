@@ -20,6 +20,9 @@ UNSTEERED = "unsteered"  # kind of the one step of length zero
 PERMUTED = "permuted"  # kind of an emotion's step with its coordinates in another order
 
 
+Later = Mapping[int, tuple[Float[Tensor, " d_model"], float]]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One step, taken on every prompt.
@@ -28,15 +31,21 @@ class Cell:
         push: where, along what and how far.
         at: `"all"` tokens or the `"decision"`.
         reach: that `"layer"` alone, or `"onward"`, at every later one as well.
-        steps: what is added after each block.
+        later: what goes with it at later layers: a step, and how much of it.
         key: hash of the steps, their place, the prompts and the words that are read.
     """
 
     push: Push
     at: str
     reach: str
-    steps: Mapping[int, Float[Tensor, " d_model"]]
+    later: Later
     key: str
+
+    @property
+    def steps(self) -> dict[int, Float[Tensor, " d_model"]]:
+        """What is added after each block."""
+        later = {layer: share * step for layer, (step, share) in self.later.items()}
+        return {self.push.layer: self.push.step} | later
 
 
 @dataclass(frozen=True)
@@ -77,12 +86,15 @@ def cells(
         found = pushes(others, others.emotions, {}, strengths=sweep.strengths, random_count=0)
         steps += [replace(push, kind=kind) for push in found]
     steps.sort(key=lambda push: push.layer)  # those of one layer share their batches
-    known = {(push.layer, push.direction, push.strength): push.step for push in steps}
+    known = {(push.layer, push.kind, push.direction, push.strength): push.step for push in steps}
     norms = dict(zip(chosen.layers, chosen.residual_norm.tolist(), strict=True))
-    read, made = reading(trial), []
+    read, made = _hash(reading(trial)), []
+    content = {id(p.step): _hash(p.step.float().numpy().tobytes().hex()) for p in steps}
     for at, reach, push in product(sweep.at, sweep.reach, steps):
         later = _later(push, known, norms) if reach == "onward" else {}
-        made.append(_cell(read, at, reach, push, later))
+        taken = {push.layer: (push.step, 1.0), **later}
+        named = [(layer, content[id(step)], share) for layer, (step, share) in taken.items()]
+        made.append(Cell(push, at, reach, later, _hash(read, at, reach, named)))
     return list({cell.key: cell for cell in made}.values())  # nothing named twice is run twice
 
 
@@ -98,22 +110,17 @@ def _copies(vectors: EmotionVectors, emotions: Sequence[str], seed: int) -> Emot
 
 
 def _later(
-    push: Push, known: Mapping[tuple[int, str, float], Tensor], norms: Mapping[int, float]
-) -> dict[int, Tensor]:
+    push: Push, known: Mapping[tuple[int, str, str, float], Tensor], norms: Mapping[int, float]
+) -> Later:
     """What goes with a step at each later layer: that of the vector there.
 
     A random one keeps its direction, which moves more than a new one at each layer would.
     """
     later = [layer for layer in norms if layer > push.layer and push.kind != UNSTEERED]
     if push.kind == "random":
-        return {layer: push.step * (norms[layer] / norms[push.layer]) for layer in later}
-    return {layer: known[layer, push.direction, push.strength] for layer in later}
-
-
-def _cell(read: str, at: str, reach: str, push: Push, later: Mapping[int, Tensor]) -> Cell:
-    steps = {push.layer: push.step, **later}
-    content = [(layer, step.float().numpy().tobytes().hex()) for layer, step in steps.items()]
-    return Cell(push, at, reach, steps, _hash(read, at, reach, content))
+        return {layer: (push.step, norms[layer] / norms[push.layer]) for layer in later}
+    way = (push.kind, push.direction, push.strength)
+    return {layer: (known[layer, *way], 1.0) for layer in later}
 
 
 def reading(trial: Trial) -> str:

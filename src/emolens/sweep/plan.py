@@ -127,13 +127,15 @@ class Plan:
 
         A run that is stopped, however roughly, goes on where it was: whole tasks are kept, and
         none of their cells is run again. A sweep with more layers, emotions or strengths than the
-        one that filled the folder runs the new cells alone.
+        one that filled the folder runs the new cells alone; of those that reach onward, a further
+        layer makes all below it new.
 
         Raises:
             ArtefactError: if the folder cannot be written or holds another model's cells.
         """
         table = Table.open(folder, self._origin)
         todo = self.tasks(table.done())
+        natural = self.natural  # before the long part, since it can fail
         slopes = {at: self._slopes(at) for at in dict.fromkeys(task.at for task in todo)}
         with progress_bar() as bar:
             count = sum(len(task.cells) for task in todo)
@@ -141,7 +143,7 @@ class Plan:
             for task, found in engine(self.worker, todo) if todo else ():
                 table.write(task, torch.cat([found, self._estimate(task, slopes[task.at])], -1))
                 bar.advance(at, len(task.cells))
-        return Swept(self.sweep, self.trial.groups, table.read(self.cells), self.natural)
+        return Swept(self.sweep, self.trial.groups, table.read(self.cells), natural)
 
     @cached_property
     def natural(self) -> dict[tuple[str, int], float]:
