@@ -55,7 +55,8 @@ def _sections(done: Swept) -> Iterator[Section]:
             "How far each step moves the mean logit difference of the behaviour from the "
             "unsteered run, on the half of the prompts that nothing is chosen on. Crossed out: a "
             "step that does no more than random ones of its layer and length (false-discovery "
-            "rate .05 over all steps at such places). Hover for what one gradient foretells.",
+            "rate .05 over all steps of that reach at such places). Hover for what one gradient "
+            "foretells.",
             figures.sweep_map(part),
             part.drop(columns=["half", "at", "reach", "strength"]),
             "effects",
