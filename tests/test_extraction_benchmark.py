@@ -49,7 +49,7 @@ def test_every_figure_has_its_bar_and_every_number_its_kind(extraction, few, cap
         else:
             assert one["value"] > 0
             assert isinstance(one["met"], bool)
-    assert found["ratio_vs_hf_body"]["organism"]["vs_sdpa"] > 0
+    assert found["ratio_vs_hf_body"]["organism"]["vs_eager"] > 0
     assert found["models"]["organism"]["texts"] == 8
     speeds = found["models"]["organism"]["tokens_per_second"]
     assert set(speeds) == {"emolens", "hf_body_eager", "hf_body_sdpa", "cache_everything"}
