@@ -108,22 +108,15 @@ class HookedModel:
         """
         size = len(self.tokenizer)
         ids = torch.linspace(size // 10, size - size // 10, _FINGERPRINT_TOKENS).long()[None]
-        found: list[float] = []
-
-        def keep(value: Tensor, hook: Any) -> None:  # noqa: ARG001 (the host passes hook= by name)
-            final = value[0, -1].double()
-            picks = final[[0, self.d_model // 2, -1]].tolist()
-            found.extend(round(x, 6) for x in (*picks, float(final.norm())))
-
-        sites = [(Site(layer).name, keep) for layer in range(self.n_layers)]
-        with torch.inference_mode(), self.host.hooks(fwd_hooks=sites):
-            self.forward(ids, torch.ones_like(ids, dtype=torch.bool))
-        if len(found) != 4 * self.n_layers:
+        streams = self._streams(ids, torch.ones_like(ids, dtype=torch.bool))
+        if len(streams) != self.n_layers:
             raise ModelError(
-                f"{self.name}: {len(found) // 4} of {self.n_layers} residual hooks ran: this "
+                f"{self.name}: {len(streams)} of {self.n_layers} residual hooks ran: this "
                 "architecture does not show its residual stream to TransformerLens"
             )
-        return tuple(found)
+        finals = [stream[-1].double() for stream in streams]
+        picks = [0, self.d_model // 2, -1]
+        return tuple(round(x, 6) for f in finals for x in (*f[picks].tolist(), float(f.norm())))
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
@@ -148,24 +141,31 @@ class HookedModel:
         # what Hugging Face fuses knows no cap of attention's logits, as Gemma 2 has it
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
         tolerance = 1e-3 if self.dtype == "float32" else 2e-2
-        own = self._streams()
+        own = self._padded_streams()
         for kind in ("eager",) if capped else ("sdpa", "eager"):
             with (
                 contextlib.suppress(*_SENSELESS),  # parts that do not stand by themselves
                 _quiet(),
                 _unwrapped(self.host, kind),
             ):
-                gaps = (self._streams() - own).norm(dim=(1, 2)) / own.norm(dim=(1, 2))
+                gaps = (self._padded_streams() - own).norm(dim=(1, 2)) / own.norm(dim=(1, 2))
                 if config._attn_implementation == kind and float(gaps.max()) < tolerance:
                     return kind
         return None
 
-    def _streams(self) -> Float[Tensor, "layer token d_model"]:
+    def _padded_streams(self) -> Float[Tensor, "layer token d_model"]:
         """The stream at every token of two texts, one of them padded."""
-        size, found = len(self.tokenizer), []
+        size = len(self.tokenizer)
         ids = torch.linspace(size // 10, size - size // 10, 2 * _COMPARED_TOKENS).long().view(2, -1)
         mask = torch.ones_like(ids, dtype=torch.bool)
         mask[1, _COMPARED_TOKENS // 2 :] = False
+        return torch.stack(self._streams(ids, mask))
+
+    def _streams(
+        self, ids: Int[Tensor, "text token"], mask: Bool[Tensor, "text token"]
+    ) -> list[Float[Tensor, "kept d_model"]]:
+        """The stream at the tokens of a mask, for each layer whose hook ran."""
+        found: list[Tensor] = []
 
         def keep(value: Tensor, hook: Any) -> None:  # noqa: ARG001 (the host passes hook= by name)
             found.append(value[mask.to(value.device)].float().cpu())
@@ -173,7 +173,7 @@ class HookedModel:
         sites = [(Site(layer).name, keep) for layer in range(self.n_layers)]
         with torch.inference_mode(), self.host.hooks(fwd_hooks=sites):
             self.forward(ids, mask)
-        return torch.stack(found)
+        return found
 
     def tokenize(self, texts: Sequence[Text | str]) -> Tokens:
         """Texts as right-padded ids with mask and character offsets.

@@ -20,6 +20,7 @@ UNSTEERED = "unsteered"  # kind of the one step of length zero
 PERMUTED = "permuted"  # kind of an emotion's step with its coordinates in another order
 
 
+# The step at each later layer and the share of it that is taken: cells share the steps' memory.
 Later = Mapping[int, tuple[Float[Tensor, " d_model"], float]]
 
 

@@ -175,12 +175,11 @@ class Plan:
         self, task: Task, slopes: Float[Tensor, "text layer d_model"]
     ) -> Float[Tensor, "cell text 1"]:
         """The change of the logit difference that the gradient foretells."""
-        columns = [[self.worker.layers.index(k) for k in cell.steps] for cell in task.cells]
-        steps = [torch.stack([*cell.steps.values()]).float() for cell in task.cells]
-        told = [
-            einsum(slopes[:, rows], step, "text k d_model, k d_model -> text")
-            for rows, step in zip(columns, steps, strict=True)
-        ]
+        told = []
+        for steps in (cell.steps for cell in task.cells):
+            rows = [self.worker.layers.index(layer) for layer in steps]
+            taken = torch.stack([*steps.values()]).float()
+            told.append(einsum(slopes[:, rows], taken, "text k d_model, k d_model -> text"))
         return torch.stack(told)[..., None]
 
     def _rate(self, todo: Sequence[Task]) -> float:
