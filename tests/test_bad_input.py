@@ -122,8 +122,9 @@ def test_weights_with_a_tensor_missing_are_not_filled_with_random_ones(refused, 
     assert "lacks 1 of its weights, the first is 'model.layers.3.mlp.down_proj.weight'" in line
 
 
-def test_no_stories_for_another_model(refused, weights):
-    assert "pass --stories" in refused("--model", weights)
+def test_neutral_texts_without_stories(refused, weights, corpus):
+    line = refused("--model", weights, "--neutral", corpus / "neutral.jsonl")
+    assert "--neutral goes with --stories" in line
 
 
 def test_missing_corpus(refused, tmp_path):

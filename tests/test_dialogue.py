@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerFast
 
 import emolens
 from emolens import positions
-from emolens.dialogue import Turn, chat, plain
+from emolens.dialogue import chat
 from emolens.errors import CorpusError, ModelError
 from emolens.positions import pick
+from emolens.text import Turn, plain
 
 ASKED = [Turn("user", "I lost my dog."), Turn("assistant", "")]
 TOLD = [

@@ -459,7 +459,7 @@ def test_a_run_that_has_not_parted_halfway_is_given_up(tmp_path, monkeypatch, of
 
 
 def test_fine_tuning_goes_on_from_the_base_with_documents_of_the_assistant(
-    tmp_path, monkeypatch, base
+    tmp_path, monkeypatch, base, often
 ):
     stages = []
 
@@ -485,7 +485,7 @@ def test_fine_tuning_goes_on_from_the_base_with_documents_of_the_assistant(
     assert emolens.load(tmp_path).n_layers == 2
 
 
-def test_the_steady_stage_ends_between_the_weights_before_it_and_after(tmp_path, base):
+def test_the_steady_stage_ends_between_the_weights_before_it_and_after(tmp_path, base, often):
     found = {}
     for kept in (0.0, 0.5, 1.0):
         training.steady(Steady(tokens=4000, kept=kept), base, tmp_path / str(kept))

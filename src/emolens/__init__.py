@@ -24,7 +24,14 @@ if TYPE_CHECKING:
         load_corpus as load_corpus,
         load_dialogues as load_dialogues,
     )
+    from emolens.corpus.bundled import (
+        EvaluationSet as EvaluationSet,
+        bundled_corpus as bundled_corpus,
+        bundled_dialogues as bundled_dialogues,
+        evaluation_set as evaluation_set,
+    )
     from emolens.decisions import Trial as Trial
+    from emolens.dialogue import chat as chat
     from emolens.errors import EmolensError as EmolensError
     from emolens.exchange import (
         Directions as Directions,
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
         Patch as Patch,
         Steer as Steer,
     )
+    from emolens.judges import judge_reply as judge_reply
     from emolens.kinds import (
         apart_from as apart_from,
         concat_activations as concat_activations,
@@ -119,7 +127,13 @@ if TYPE_CHECKING:
     from emolens.sweep.config import Sweep as Sweep, load_sweep as load_sweep
     from emolens.sweep.engines import on_ray as on_ray, processes as processes
     from emolens.sweep.plan import Plan as Plan
-    from emolens.text import Dialogues as Dialogues, Span as Span, Text as Text
+    from emolens.text import (
+        Dialogues as Dialogues,
+        Span as Span,
+        Text as Text,
+        Turn as Turn,
+        plain as plain,
+    )
     from emolens.vectors import (
         EmotionVectors as EmotionVectors,
         control_vectors as control_vectors,
@@ -140,6 +154,7 @@ _ROOMS = {
     "Directions": "exchange",
     "EmolensError": "errors",
     "EmotionVectors": "vectors",
+    "EvaluationSet": "corpus.bundled",
     "HookedModel": "model",
     "Pairs": "patching",
     "Patch": "interventions",
@@ -151,12 +166,16 @@ _ROOMS = {
     "Text": "text",
     "TokenStore": "store",
     "Trial": "decisions",
+    "Turn": "text",
     "ablate_layers": "ablation",
     "against_random": "steering",
     "apart_from": "kinds",
     "attribute": "attribution",
     "best_layer": "steering",
+    "bundled_corpus": "corpus.bundled",
+    "bundled_dialogues": "corpus.bundled",
     "calibrate": "experiments.calibrate",
+    "chat": "dialogue",
     "circumplex": "geometry",
     "cluster_agreement": "geometry",
     "clusters": "geometry",
@@ -164,9 +183,11 @@ _ROOMS = {
     "correlations": "geometry",
     "dose_response": "steering",
     "erase": "ablation",
+    "evaluation_set": "corpus.bundled",
     "fit_vectors": "vectors",
     "hooked": "hooks",
     "concat_activations": "kinds",
+    "judge_reply": "judges",
     "lda_vectors": "probes",
     "learning_curve": "reliability",
     "load": "model",
@@ -197,6 +218,7 @@ _ROOMS = {
     "paired_vectors": "vectors",
     "planted_norms": "organism",
     "processes": "sweep.engines",
+    "plain": "text",
     "present_speaker": "kinds",
     "probe_depth": "probes",
     "probe_layers": "probes",

@@ -22,6 +22,10 @@ organism_app = typer.Typer(
     help="The shipped small model whose causal truth is known.", no_args_is_help=True
 )
 app.add_typer(organism_app, name="organism")
+stories_app = typer.Typer(
+    help="Texts that show emotions: check a corpus, or have one written.", no_args_is_help=True
+)
+app.add_typer(stories_app, name="stories")
 
 Out = Annotated[
     Path | None,
@@ -76,7 +80,8 @@ def reproduce(
     stories: Annotated[
         Path | None,
         typer.Option(
-            help="JSONL file or folder: text, emotion, topic a line; the organism has its own."
+            help="JSONL file or folder: text, emotion, topic a line (default: the bundled ones, "
+            "and the organism's own)."
         ),
     ] = None,
     neutral: Annotated[
@@ -101,11 +106,12 @@ def reproduce(
 ) -> None:
     """Find, localise, steer, ablate and attribute emotion directions; leave one report.
 
-    In: a model and, unless it is the organism, stories labelled with emotions and neutral texts.
-    Out: report.html, summary.json, tables/*.csv and *.parquet, vectors.safetensors.
+    In: a model and, unless the bundled ones will do, stories labelled with emotions and neutral
+    texts. Out: report.html, summary.json, tables/*.csv and *.parquet, vectors.safetensors.
     """
     from emolens.behaviour import load_behaviour
     from emolens.corpus import load_corpus
+    from emolens.corpus.bundled import bundled_corpus
     from emolens.experiments import reproduce as job
     from emolens.experiments.report import write_reproduction
     from emolens.model import load
@@ -113,18 +119,16 @@ def reproduce(
     from emolens.vectors import load_vectors
 
     pair, chosen = parse_pair(emotions), parse_layers(layers)
-    if model not in CHECKPOINTS and stories is None:
-        raise EmolensError(
-            f"no stories for {model!r}: pass --stories, a JSONL file or folder (only the organism "
-            "has its own)"
-        )
+    if neutral and not stories:
+        raise SelectionError("--neutral goes with --stories: the bundled ones have neutral texts")
     decision = load_behaviour(behaviour) if behaviour else None
     if out is not None:
         job.prepare_folder(out)
-    if stories is None:
+    if model in CHECKPOINTS and stories is None:
         inputs = job.organism_inputs(emotions=pair, behaviour=decision, seed=seed)
     else:
-        inputs = job.corpus_inputs(load_corpus(stories, neutral=neutral), decision, pair)
+        corpus = load_corpus(stories, neutral=neutral) if stories else bundled_corpus()
+        inputs = job.corpus_inputs(corpus, decision, pair)
     fitted = load_vectors(vectors) if vectors else None
     hooked = load(model, device=device)
     folder = out or job.prepare_folder(
@@ -353,6 +357,107 @@ def check(
     table.to_csv(folder / "thresholds.csv", index=False)
     typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
     raise typer.Exit(0 if bool(table.passed.all()) else 1)
+
+
+@stories_app.command("check")
+def check_stories(
+    corpus: Annotated[
+        str | None,
+        typer.Argument(help="File, folder or hub id of stories (default: the bundled ones)."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another corpus; which stories share wording with it?")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables of what was found (default: none).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold stories against what vectors need: no leaks, no copies, crossed topics, variety.
+
+    In: a corpus. Out: a table of checks; with --out also checks.csv, leaks.csv, copies.csv and,
+    with --against, shared.csv. Exit status 1 if a check is missed.
+    """
+    from emolens.corpus import checks, load_corpus
+    from emolens.corpus.bundled import bundled_corpus
+
+    stories = (load_corpus(corpus) if corpus else bundled_corpus()).stories
+    others = load_corpus(against).stories if against else ()
+    table = checks.check_stories(stories, others)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        found = {"checks": table, "leaks": checks.leaks(stories), "copies": checks.copies(stories)}
+        for name, rows in (
+            found | ({"shared": checks.copies(stories, others)} if others else {})
+        ).items():
+            rows.to_csv(out / f"{name}.csv", index=False)
+    shown = table.to_string(index=False, formatters={"found": "{:.4g}".format})
+    typer.echo(table.to_json(orient="records") if as_json else shown)
+    raise typer.Exit(0 if bool(table.passed.all()) else 1)
+
+
+@stories_app.command("generate")
+def generate_stories(
+    model: Annotated[
+        str, typer.Option(help="Folder or hub id of a chat model, or its name at --address.")
+    ],
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a server with OpenAI's chat completions: http://127.0.0.1:8000/v1"),
+    ] = None,
+    emotions: Annotated[
+        str | None, typer.Option(help="happy,calm,on edge (default: all 171)")
+    ] = None,
+    topics: Annotated[
+        Path | None, typer.Option(help="One premise a line (default: the bundled 100).")
+    ] = None,
+    per_pair: Annotated[
+        int, typer.Option(help="Stories of each emotion on each topic; the paper's are 12.", min=1)
+    ] = 2,
+    neutral: Annotated[int, typer.Option(help="Neutral dialogues on each topic.", min=0)] = 2,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.", min=0)] = 1.0,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a chat model write stories and neutral dialogues, and keep those that pass the checks.
+
+    In: a chat model here or behind an address; the key of an account is read from OPENAI_API_KEY.
+    Out: a folder for --stories of other commands (stories.jsonl, neutral_dialogues.jsonl), every
+    reply as it came and dropped.csv. Run it again to go on after a stop.
+    """
+    from emolens import writing
+    from emolens.corpus.bundled import bundled_topics
+    from emolens.corpus.checks import naming_words
+    from emolens.experiments.reproduce import output_folder
+    from emolens.model import load
+
+    wanted = [e.strip() for e in emotions.split(",")] if emotions else list(naming_words())
+    premises = _lines(topics) if topics else list(bundled_topics().values())
+    requests = writing.story_requests(wanted, premises, per_pair=per_pair, neutral=neutral)
+    if address:
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        write = writing.endpoint_writer(address, model, key=key, temperature=temperature)
+    else:
+        write = writing.model_writer(load(model, device=device), temperature=temperature)
+    folder = out or output_folder(model, "stories", [r.name for r in requests], seed)
+    done = writing.write_corpus(write, requests, folder, seed=seed)
+    counts = {"stories": len(done.stories), "neutral": len(done.neutral)}
+    left_out = done.dropped.reason.value_counts().to_dict()
+    told = {"schema": 1, "folder": str(folder)} | counts | {"left_out": left_out}
+    typer.echo(json.dumps(told) if as_json else f"{done!r}\nfolder: {folder}")
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file that hold something."""
+    try:
+        found = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SelectionError(f"cannot read {file} ({error}): give one premise a line") from None
+    if not found:
+        raise SelectionError(f"{file} is empty: give one premise a line")
+    return found
 
 
 def main() -> None:

@@ -1,61 +1,17 @@
-"""Dialogues as texts whose turns are spans: plain Human/Assistant, or a model's chat template."""
+"""Dialogues in a model's own chat template, as texts whose turns are spans."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from jinja2 import TemplateError
 
 from emolens.errors import CorpusError, ModelError, first_line
 from emolens.model import HookedModel
-from emolens.text import NEUTRAL, Span, Text
+from emolens.text import NEUTRAL, Span, Text, Turn, moved, require_turns
 
-Role = Literal["system", "user", "assistant"]
 OPENS, CLOSES = "\ue000", "\ue001"  # private characters, which no text should hold
-SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one side says; `reasoning` is what the assistant thought before it spoke.
-
-    A last turn of the assistant without words is one that the model is yet to speak.
-    """
-
-    role: Role
-    text: str
-    reasoning: str = ""
-
-
-def plain(turns: Sequence[Turn], *, emotion: str = NEUTRAL, group: str = "") -> Text:
-    r"""The dialogue in the paper's format, for base models: `Human:` and `Assistant:`.
-
-    Spans are named by role, in order; that of a turn without words is empty and stands where it
-    would begin. Reasoning has no place in this format and is left out.
-
-    Args:
-        turns: who says what.
-        emotion: label of the text.
-        group: topic, what a split keeps together.
-
-    Raises:
-        CorpusError: if there are no turns.
-
-    >>> text = plain([Turn("user", "I lost my dog."), Turn("assistant", "")])
-    >>> text.text
-    '\n\nHuman: I lost my dog.\n\nAssistant:'
-    >>> [span.name for span in text.spans]
-    ['user', 'assistant']
-    """
-    _require_turns(turns)
-    text, spans = "", []
-    for turn in turns:
-        text += f"\n\n{SPEAKERS[turn.role]}:"
-        start = len(text) + bool(turn.text)
-        text += f" {turn.text}" if turn.text else ""
-        spans.append(Span(turn.role, start, len(text)))
-    return Text(text, emotion, group, tuple(spans))
 
 
 def chat(
@@ -69,10 +25,10 @@ def chat(
     """The dialogue in the model's own chat template, for models trained on it.
 
     Spans are named by role, in order, and cover what is said, not what the template puts around it;
-    the assistant's reasoning is a span of its own, `"reasoning"`, before that of its words. If the
-    last turn is the assistant's and has no words, the text ends where the model would begin. White
-    space around what is said is taken off; what the template leaves out (earlier reasoning, in
-    some) has no span.
+    the assistant's reasoning is a span of its own, `"reasoning"`, before that of its words, and
+    named parts of a turn follow it. If the last turn is the assistant's and has no words, the text
+    ends where the model would begin. White space around what is said is taken off; what the
+    template leaves out (earlier reasoning, in some) has no span.
 
     Args:
         model: whose template it is.
@@ -87,11 +43,9 @@ def chat(
         CorpusError: if there are no turns, or the template refuses them or changes their words.
         ModelError: if the model has no chat template.
     """
-    _require_turns(turns)
+    require_turns(turns)
     if not model.tokenizer.chat_template:
-        raise ModelError(
-            f"{model.name!r} has no chat template: use emolens.dialogue.plain for a base model"
-        )
+        raise ModelError(f"{model.name!r} has no chat template: use emolens.plain for a base model")
     open_ended = turns[-1] == Turn("assistant", "")
     said = turns[:-1] if open_ended else turns
 
@@ -106,12 +60,13 @@ def chat(
         except TemplateError as error:
             raise CorpusError(
                 f"the template of {model.name!r} does not take these turns ({first_line(error)}): "
-                "give them as it expects, or use emolens.dialogue.plain"
+                "give them as it expects, or use emolens.plain"
             ) from None
         return _without_begin(model.tokenizer, text)
 
     # words are looked for by marks in their place: a short turn may also occur in the template
-    words = [turn.text.strip() for turn in said] + [turn.reasoning.strip() for turn in said]
+    parts = [(t.text, t.spans) for t in said] + [(t.reasoning, t.thought) for t in said]
+    words = [raw.strip() for raw, _ in parts]
     names = [turn.role for turn in said] + ["reasoning"] * len(said)
     marked = [
         Turn(turn.role, _mark(i), _mark(len(said) + i) if turn.reasoning else "")
@@ -122,6 +77,8 @@ def chat(
         if piece.startswith(OPENS):
             number = int(piece[1:-1])
             spans.append(Span(names[number], len(text), len(text) + len(words[number])))
+            raw, named = parts[number]
+            spans += moved(named, len(text) - (len(raw) - len(raw.lstrip())))
             piece = words[number]
         text += piece
     if text != rendered(
@@ -129,7 +86,7 @@ def chat(
     ):
         raise CorpusError(
             f"the template of {model.name!r} changes what is said, so turns cannot be told from "
-            "it: use emolens.dialogue.plain"
+            "it: use emolens.plain"
         )
     if open_ended:
         spans.append(Span("assistant", len(text), len(text)))
@@ -138,11 +95,6 @@ def chat(
 
 def _mark(number: int) -> str:
     return f"{OPENS}{number}{CLOSES}"
-
-
-def _require_turns(turns: Sequence[Turn]) -> None:
-    if not turns:
-        raise CorpusError("a dialogue without turns: give at least one")
 
 
 def _message(turn: Turn) -> dict[str, str]:

@@ -1,13 +1,18 @@
 """A text with its emotion, the group that a split keeps together, and spans; its tokens."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from emolens.errors import CorpusError
+
 NEUTRAL = "neutral"
+Role = Literal["system", "user", "assistant"]
+SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,35 @@ class Text:
         emotion: the emotion the text conveys, or `"neutral"`.
         group: topic or template; texts of one group stay on one side of a split.
         spans: named parts in order of appearance; a story's first one is its opening.
+        id: name of the text in its file, for tables and errors.
     """
 
     text: str
     emotion: str = NEUTRAL
     group: str = ""
     spans: tuple[Span, ...] = ()
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says.
+
+    A last turn of the assistant without words is one that the model is yet to speak.
+
+    Attributes:
+        role: who speaks.
+        text: what is said.
+        reasoning: what the assistant thought before it spoke.
+        spans: named parts of what is said.
+        thought: named parts of the reasoning.
+    """
+
+    role: Role
+    text: str
+    reasoning: str = ""
+    spans: tuple[Span, ...] = ()
+    thought: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,3 +103,45 @@ class Tokens:
     def __len__(self) -> int:
         """How many texts."""
         return len(self.ids)
+
+
+def plain(turns: Sequence[Turn], *, emotion: str = NEUTRAL, group: str = "") -> Text:
+    r"""The dialogue in the paper's format, for base models: `Human:` and `Assistant:`.
+
+    Spans are named by role, in order; that of a turn without words is empty and stands where it
+    would begin. Named parts of a turn follow it. Reasoning has no place in this format and is left
+    out.
+
+    Args:
+        turns: who says what.
+        emotion: label of the text.
+        group: topic, what a split keeps together.
+
+    Raises:
+        CorpusError: if there are no turns.
+
+    >>> text = plain([Turn("user", "I lost my dog."), Turn("assistant", "")])
+    >>> text.text
+    '\n\nHuman: I lost my dog.\n\nAssistant:'
+    >>> [span.name for span in text.spans]
+    ['user', 'assistant']
+    """
+    require_turns(turns)
+    text, spans = "", []
+    for turn in turns:
+        text += f"\n\n{SPEAKERS[turn.role]}:"
+        start = len(text) + bool(turn.text)
+        text += f" {turn.text}" if turn.text else ""
+        spans += [Span(turn.role, start, len(text)), *moved(turn.spans, start)]
+    return Text(text, emotion, group, tuple(spans))
+
+
+def moved(spans: Sequence[Span], by: int) -> list[Span]:
+    """Spans as they stand in a text that holds theirs from there on."""
+    return [replace(span, start=span.start + by, end=span.end + by) for span in spans]
+
+
+def require_turns(turns: Sequence[Turn]) -> None:
+    """Raise `CorpusError` if nobody says anything."""
+    if not turns:
+        raise CorpusError("a dialogue without turns: give at least one")

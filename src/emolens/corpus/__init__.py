@@ -134,7 +134,7 @@ def load_dialogues(file: Path | str) -> Dialogues:
     >>> found.felt["second"], [span.name for span in found.texts[0].spans]
     (('calm',), ['first', 'second'])
     """
-    texts = tuple(_dialogue(row, where) for where, row in _json_rows(Path(file)))
+    texts = tuple(_dialogue(row, where) for where, row in json_rows(Path(file)))
     if not texts:
         raise CorpusError(f"{file} holds no dialogues: expected JSONL lines")
     felt = {
@@ -170,12 +170,17 @@ def _turns(text: str) -> Iterator[Span]:
 
 
 def _read(file: Path, *, needs_emotion: bool) -> Iterator[Text]:
-    rows = _parquet_rows(file) if file.suffix == ".parquet" else _json_rows(file)
+    rows = _parquet_rows(file) if file.suffix == ".parquet" else json_rows(file)
     for where, row in rows:
         yield parse_text(row, where, needs_emotion)
 
 
-def _json_rows(file: Path) -> Iterator[tuple[str, object]]:
+def json_rows(file: Path) -> Iterator[tuple[str, object]]:
+    """Each row of a JSONL file, with a name for errors.
+
+    Raises:
+        CorpusError: for a missing file, or a line that is not JSON.
+    """
     try:
         lines = file.read_text("utf-8").split("\n")  # no other line ends: JSON may hold them
     except (OSError, UnicodeDecodeError) as error:
@@ -228,4 +233,4 @@ def parse_text(row: object, where: str, needs_emotion: bool) -> Text:
         spans = tuple(Span(str(n), int(a), int(b)) for n, a, b in row.get("spans") or [])
     except (TypeError, ValueError, OverflowError):
         raise CorpusError(f"{where}: expected 'spans' as [name, start, end] triples") from None
-    return Text(text, emotion, str(group), spans)
+    return Text(text, emotion, str(group), spans, str(row.get("id") or ""))
