@@ -1,6 +1,7 @@
 """The texts that come with the package are what their datasheet says."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import permutations
 
@@ -72,6 +73,28 @@ def test_every_emotion_of_the_paper_has_its_stories(corpus):
 def test_stories_pass_every_check_of_the_command(corpus):
     table = checks.check_stories(corpus.stories)
     assert table.passed.all(), table[~table.passed].to_string()
+
+
+def test_each_check_finds_what_it_looks_for(corpus):
+    good = list(corpus.stories[:40])
+    first = good[0]
+    faults = {
+        "name": replace(first, text=f"{first.text} {first.emotion}", id="x"),
+        "outside": replace(first, text="Too short.", id="x"),
+        "pairs above": replace(first, id="x"),
+    }
+    for check, fault in faults.items():
+        table = checks.check_stories([*good, fault]).set_index("check")
+        missed = table.index[~table.passed]
+        assert any(check in name for name in missed), (check, missed)
+    tied = [replace(text, group=text.emotion) for text in good]
+    table = checks.check_stories(tied).set_index("check")
+    assert not table.passed["mutual information of topic and emotion"]
+    alike = [replace(text, text=f"And then they {text.text}") for text in good]
+    table = checks.check_stories(alike)
+    assert any("'and then they' most" in name for name in table[~table.passed].check)
+    shared = checks.check_stories(good, good[:1]).set_index("check")
+    assert not shared.passed["pairs with the other corpus"]
 
 
 def test_topics_emotions_persons_openings_and_halves_are_crossed(stories):

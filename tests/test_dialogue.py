@@ -11,7 +11,7 @@ from emolens import positions
 from emolens.dialogue import chat
 from emolens.errors import CorpusError, ModelError
 from emolens.positions import pick
-from emolens.text import Turn, plain
+from emolens.text import Span, Turn, plain
 
 ASKED = [Turn("user", "I lost my dog."), Turn("assistant", "")]
 TOLD = [
@@ -96,6 +96,24 @@ def test_chat_turns_are_spans_without_what_the_template_puts_around_them(speakin
     turns = TOLD if reasoned else [replace(turn, reasoning="") for turn in TOLD]
     told = [(turn.role, turn.text) for turn in TOLD]
     assert said(chat(speaking(template), turns)) == [*told[:2], *reasoned, *told[2:]]
+
+
+@pytest.mark.parametrize("template", [THINKER, BEGINNER])
+def test_named_parts_of_a_turn_are_found_in_the_text(speaking, template):
+    lost, aloud = Span("event", 9, 12), Span("kind", 0, 5)
+    turns = [
+        Turn("user", "  I lost dog. ", spans=(lost,)),
+        Turn("assistant", "Sorry.", "He is sad." * (template == THINKER), (aloud,)),
+    ]
+    parts = [("user", "I lost dog."), ("event", "dog"), ("assistant", "Sorry."), ("kind", "Sorry")]
+    if template == THINKER:
+        turns[1] = replace(turns[1], thought=(Span("guess", 6, 9),))
+        parts[2:2] = [("reasoning", "He is sad."), ("guess", "sad")]
+    assert said(chat(speaking(template), turns)) == parts
+    stripped = [replace(turns[0], text="I lost dog.", spans=(Span("event", 7, 10),)), turns[1]]
+    assert said(plain(stripped)) == [
+        part for part in parts if part[0] not in ("reasoning", "guess")
+    ]
 
 
 def test_a_turn_that_also_stands_in_the_template_is_told_from_it(speaking):

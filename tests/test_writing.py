@@ -31,11 +31,12 @@ class Model:
     """A writer that counts, and stops where it is told to."""
 
     def __init__(self, stops=10**9):
-        self.asked, self.stops = 0, stops
+        self.asked, self.stops, self.seeds = 0, stops, []
 
-    def __call__(self, prompts, _tokens, _seed):
+    def __call__(self, prompts, _tokens, seed):
         if self.asked >= self.stops:
             raise ModelError("the power went")
+        self.seeds.append(seed)
         self.asked += len(prompts)
         return [answer(prompt, hash_of(prompt)) for prompt in prompts]
 
@@ -80,6 +81,13 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_files(requests, tmp_path):
     again = Model(stops=0)
     writing.write_corpus(again, requests, cut)
     assert again.asked == 0
+
+
+def test_no_two_calls_sample_alike(requests, tmp_path):
+    model = Model()
+    writing.write_corpus(model, requests, tmp_path, seed=5)
+    assert len(model.seeds) == len(set(model.seeds)) == 2
+    assert model.seeds[0] == 5
 
 
 def test_other_requests_do_not_mix_with_those_in_the_folder(requests, tmp_path):
