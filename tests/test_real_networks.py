@@ -12,6 +12,7 @@ import torch
 from torch.testing import assert_close
 
 import emolens
+from emolens import positions
 from emolens.experiments.reproduce import corpus_inputs, reproduce
 
 pytestmark = pytest.mark.real
@@ -54,3 +55,48 @@ def test_the_reading_half_runs_on_every_decoder_and_beats_chance():
         done = reproduce(emolens.load(path), corpus_inputs(corpus, None), layers=[2])
         assert done.summary["probe_accuracy_by_layer"][0] > 2 / len(corpus.emotions)
         assert "logit_lens" in done.tables
+
+
+TWELVE = (  # of the paper's Table 1, with twenty stories each
+    *("happy", "inspired", "loving", "proud", "calm", "desperate"),
+    *("angry", "guilty", "sad", "afraid", "nervous", "surprised"),
+)
+
+
+@pytest.fixture(scope="module")
+def twelve():
+    return [text for text in emolens.bundled_corpus().stories if text.emotion in TWELVE]
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return emolens.load(folder("EMOLENS_MINILM"))
+
+
+def test_minilm_reads_more_in_the_bundled_stories_than_their_words_tell(minilm, twelve):
+    """Over four draws of the folds, at two thirds of the depth."""
+    stories = emolens.record(minilm, twelve, layers=[4])
+    words, probe = (
+        [read(seed).accuracy.item() for seed in range(4)]
+        for read in (
+            lambda seed: emolens.text_baseline(twelve, seed=seed),
+            lambda seed: emolens.probe_layers(stories, methods=["LDA"], seed=seed),
+        )
+    )
+    assert sum(probe) / 4 > sum(words) / 4 + 0.1
+
+
+def test_vectors_of_the_bundled_stories_agree_between_halves_of_the_topics(minilm, twelve):
+    stories = emolens.record(minilm, twelve, layers=[2])
+    neutral = emolens.record(minilm, emolens.bundled_corpus().neutral, layers=[2])
+    found = emolens.vector_reliability(stories, neutral, layer=2)
+    assert found.split_half.mean() > 0.5
+
+
+def test_every_evaluation_set_is_read_on_minilm(minilm):
+    from emolens.corpus.bundled import EVALUATIONS
+
+    for name in EVALUATIONS:
+        found = emolens.evaluation_set(name)
+        read = emolens.record(minilm, found.texts(), layers=[3], positions=positions.span("user"))
+        assert read.pooled.isfinite().all()
