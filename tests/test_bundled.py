@@ -159,7 +159,7 @@ def test_dialogues_cross_fifteen_emotions_with_themselves():
     pairs = Counter(zip(found.felt["first"], found.felt["second"], strict=True))
     assert len(found.texts) >= 240
     assert len(pairs) == 15 * 15
-    assert Counter(found.felt["first"]).values() == Counter(found.felt["second"]).values()
+    assert {*Counter(found.felt["first"]).values(), *Counter(found.felt["second"]).values()} == {16}
     assert found.felt == found.shown
     for text in found.texts:
         names = [part.name for part in text.spans]
