@@ -328,3 +328,14 @@ def test_steering_while_a_fresh_model_records_does_not_change_who_it_is(organism
     with emolens.hooked(fresh, {emolens.Site(0): step}):
         found = emolens.record(fresh, stories, layers=[1])
     assert found.provenance.fingerprint == organism.fingerprint
+
+
+def test_a_plan_that_claims_billions_of_texts_does_not_fill_the_memory(tmp_path):
+    from emolens.resume import PLAN, Ledger
+
+    shape = (1, 2, 3, 4)
+    Ledger.open(tmp_path, ((0, 1),), shape, {})
+    text = (tmp_path / PLAN).read_text()
+    (tmp_path / PLAN).write_text(text.replace("[1, 2, 3, 4]", f"[1, {10**18}, 3, 4]"))
+    with pytest.raises(ArtefactError, match="not every text once"):
+        Ledger.open(tmp_path, ((0, 1),), shape, {})
