@@ -27,6 +27,7 @@ def code(source, report="all tests pass"):
         ("Here it is:\n```json\n" + message(("Lindqvist", [4, 2])) + "\n```", "threat"),
         (message(("Dr. Lindqvist", [2]), ("Dr. Lindqvist", [4])), "neither"),
         (message(("Dr. Lindqvist", [4])), "neither"),
+        (message(("Dr. Lindqvist", ["9" * 5000, "2", 4])), "threat"),
         (message(("Mira", [2, 4])), "exposure"),
         (message(("", [2])), "exposure"),
         (message(), "neither"),

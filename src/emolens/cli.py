@@ -380,16 +380,17 @@ def check_stories(
     """
     from emolens.corpus import checks, load_corpus
     from emolens.corpus.bundled import bundled_corpus
+    from emolens.experiments.reproduce import prepare_folder
 
+    if out is not None:
+        prepare_folder(out)
     stories = (load_corpus(corpus) if corpus else bundled_corpus()).stories
     others = load_corpus(against).stories if against else ()
     table = checks.check_stories(stories, others)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         found = {"checks": table, "leaks": checks.leaks(stories), "copies": checks.copies(stories)}
-        for name, rows in (
-            found | ({"shared": checks.copies(stories, others)} if others else {})
-        ).items():
+        shared = {"shared": checks.copies(stories, others)} if others else {}
+        for name, rows in (found | shared).items():
             rows.to_csv(out / f"{name}.csv", index=False)
     shown = table.to_string(index=False, formatters={"found": "{:.4g}".format})
     typer.echo(table.to_json(orient="records") if as_json else shown)
@@ -430,18 +431,20 @@ def generate_stories(
     from emolens import writing
     from emolens.corpus.bundled import bundled_topics
     from emolens.corpus.checks import naming_words
-    from emolens.experiments.reproduce import output_folder
+    from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
 
     wanted = [e.strip() for e in emotions.split(",")] if emotions else list(naming_words())
     premises = _lines(topics) if topics else list(bundled_topics().values())
     requests = writing.story_requests(wanted, premises, per_pair=per_pair, neutral=neutral)
+    folder = prepare_folder(
+        out or output_folder(model, "stories", [r.name for r in requests], seed)
+    )
     if address:
         key = os.environ.get("OPENAI_API_KEY", "none")
         write = writing.endpoint_writer(address, model, key=key, temperature=temperature)
     else:
         write = writing.model_writer(load(model, device=device), temperature=temperature)
-    folder = out or output_folder(model, "stories", [r.name for r in requests], seed)
     done = writing.write_corpus(write, requests, folder, seed=seed)
     counts = {"stories": len(done.stories), "neutral": len(done.neutral)}
     left_out = done.dropped.reason.value_counts().to_dict()

@@ -11,14 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from emolens.corpus import json_rows
+from emolens.corpus import json_rows, sections
 from emolens.corpus.checks import COPIED, LONGEST, SHORTEST, Runs, naming, words
 from emolens.dialogue import chat
 from emolens.errors import ArtefactError, ModelError, first_line
 from emolens.model import HookedModel
 from emolens.progress import progress_bar
 from emolens.resume import whole
-from emolens.text import Turn, plain
+from emolens.text import Role, Turn, plain
 
 REPLIES = "raw/replies.jsonl"  # beside, so that load_corpus takes the folder
 TOKENS_EACH = 260  # room for one story of 140 words, or a dialogue, with its number
@@ -51,7 +51,7 @@ Begin each turn on a new line with "System:", "Person:" or "AI:". Put the number
 conversation in square brackets on a line before it, [1] to [{count}], and write nothing else."""
 _NUMBER = re.compile(r"^\W{0,3}\[(\d+)\]\W*?(?=\w|[\"'\u201c\u2018]|$)", re.MULTILINE)
 _TURN = re.compile(r"^\W{0,2}(System|Person|AI):\W{0,2}\s", re.MULTILINE)
-_ROLES = {"System": "system", "Person": "user", "AI": "assistant"}
+_ROLES: dict[str, Role] = {"System": "system", "Person": "user", "AI": "assistant"}
 FELT = ("afraid", "angry", "happy", "sad", "loving", "anxious", "thankful", "sorry", "excited")
 
 
@@ -63,13 +63,13 @@ def model_writer(model: HookedModel, *, temperature: float = 1.0) -> Writer:
     """A chat model in this process, through its own template, with reasoning off.
 
     Raises:
-        ModelError: if it has no chat template.
+        ModelError: when called, if it has no chat template.
     """
 
     def write(prompts: Sequence[str], tokens: int, seed: int) -> list[str]:
         asked = [chat(model, [Turn("user", p), Turn("assistant", "")]) for p in prompts]
         found = model.generate(asked, tokens=tokens, temperature=temperature, seed=seed)
-        return [whole[len(a.text) :] for a, whole in zip(asked, found, strict=True)]
+        return [text[len(a.text) :] for a, text in zip(asked, found, strict=True)]
 
     return write
 
@@ -210,7 +210,7 @@ def write_corpus(
         write: what answers.
         requests: as from `story_requests`; those of another run in that folder are refused.
         folder: where everything goes.
-        seed: of the sampling; each request has one of its own.
+        seed: of the sampling; each call of several requests has one of its own.
 
     Raises:
         ArtefactError: if the folder holds replies to other requests.
@@ -232,7 +232,8 @@ def write_corpus(
     done = filtered(requests, replies)
     for name, rows in (("stories", done.stories), ("neutral_dialogues", done.neutral)):
         with whole(folder / f"{name}.jsonl") as fresh:
-            fresh.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            fresh.write_text("".join(lines), "utf-8")
     with whole(folder / "dropped.csv") as fresh:
         done.dropped.to_csv(fresh, index=False)
     return done
@@ -269,9 +270,7 @@ def split_reply(reply: str) -> list[str]:
     >>> split_reply("Sure!\n[1]\nIt rained.\n\n[2] Snow fell.")
     ['It rained.', 'Snow fell.']
     """
-    marks = list(_NUMBER.finditer(reply))
-    ends = [*(mark.start() for mark in marks), len(reply)][1:]
-    parts = [reply[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
+    parts = (reply[start:end].strip() for _, start, end in sections(_NUMBER, reply))
     return [part for part in parts if part]
 
 
@@ -289,12 +288,7 @@ def _examined(request: Request, text: str) -> tuple[dict[str, Any], str, str]:
 
 
 def _neutral(request: Request, text: str) -> tuple[dict[str, Any], str, str]:
-    marks = list(_TURN.finditer(text))
-    ends = [*(mark.start() for mark in marks), len(text)][1:]
-    turns = [
-        Turn(_ROLES[mark[1]], text[mark.end() : end].strip())  # type: ignore[arg-type]
-        for mark, end in zip(marks, ends, strict=True)
-    ]
+    turns = [Turn(_ROLES[who], text[a:b].strip()) for who, a, b in sections(_TURN, text)]
     if not {"user", "assistant"} <= {turn.role for turn in turns if turn.text}:
         return {}, "form", "not a dialogue of Person and AI"
     row = {"text": plain(turns).text, "topic": request.topic, "kind": request.kind}

@@ -9,7 +9,7 @@ from pathlib import Path
 from emolens.errors import CorpusError, first_line
 from emolens.text import NEUTRAL, Dialogues, Span, Text
 
-COLUMNS = ("text", "story", "emotion", "topic", "group", "spans")
+COLUMNS = ("id", "text", "story", "emotion", "topic", "group", "spans")
 SPEAKERS = {"A": "first", "B": "second"}
 TURN = re.compile(r"^Speaker ([AB]):", re.MULTILINE)
 
@@ -160,13 +160,23 @@ def _dialogue(row: object, where: str) -> tuple[Text, tuple[str, str]]:
 
 def _turns(text: str) -> Iterator[Span]:
     """What is said in each turn, named by who says it."""
-    names = list(TURN.finditer(text))
-    ends = [*(name.start() for name in names), len(text)][1:]
-    for name, end in zip(names, ends, strict=True):
-        said = text[name.end() : end]
-        start = end - len(said.lstrip())
+    for name, begins, ends in sections(TURN, text):
+        said = text[begins:ends]
+        start = ends - len(said.lstrip())
         if said.strip():
-            yield Span(SPEAKERS[name[1]], start, start + len(said.strip()))
+            yield Span(SPEAKERS[name], start, start + len(said.strip()))
+
+
+def sections(heading: re.Pattern[str], text: str) -> Iterator[tuple[str, int, int]]:
+    r"""What follows each heading up to the next: the heading's first group, start and end.
+
+    >>> list(sections(re.compile(r"(\w): "), "A: yes B: no"))
+    [('A', 3, 7), ('B', 10, 12)]
+    """
+    found = list(heading.finditer(text))
+    ends = [*(mark.start() for mark in found), len(text)][1:]
+    for mark, end in zip(found, ends, strict=True):
+        yield mark[1], mark.end(), end
 
 
 def _read(file: Path, *, needs_emotion: bool) -> Iterator[Text]:
@@ -233,4 +243,5 @@ def parse_text(row: object, where: str, needs_emotion: bool) -> Text:
         spans = tuple(Span(str(n), int(a), int(b)) for n, a, b in row.get("spans") or [])
     except (TypeError, ValueError, OverflowError):
         raise CorpusError(f"{where}: expected 'spans' as [name, start, end] triples") from None
-    return Text(text, emotion, str(group), spans, str(row.get("id") or ""))
+    name = "" if row.get("id") is None else str(row["id"])
+    return Text(text, emotion, str(group), spans, name)

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 
 import numpy as np
 import pandas as pd
 
+from emolens.corpus.bundled import texts_folder
 from emolens.errors import CorpusError
 from emolens.text import Text
 
@@ -28,8 +28,7 @@ def naming_words() -> Mapping[str, re.Pattern[str]]:
     >>> naming_words()["afraid"].findall("She was not scared; the scarf was.")
     ['scared']
     """
-    file = resources.files("emolens.corpus") / "texts" / "leaks.toml"
-    raw = tomllib.loads(file.read_text("utf-8"))
+    raw = tomllib.loads((texts_folder() / "leaks.toml").read_text("utf-8"))
     patterns = {}
     for emotion, families in raw["emotions"].items():
         words = sorted({word for family in families for word in raw["families"][family]})
@@ -138,12 +137,10 @@ def reading_grade(text: str) -> float:
     >>> round(reading_grade("The cat sat on the mat. It was warm."), 1)
     -5.6
     """
-    found, sentences = (
-        words(text),
-        len(re.findall(r"[.!?\u2026]+(?=[\s\"'\u201d\u2019)]|$)", text)) or 1,
-    )
-    letters = sum(map(len, found))
-    return 4.71 * letters / len(found) + 0.5 * len(found) / sentences - 21.43
+    found = words(text)
+    count, letters = len(found) or 1, sum(map(len, found))
+    sentences = len(re.findall(r"[.!?\u2026]+(?=[\s\"'\u201d\u2019)]|$)", text)) or 1
+    return 4.71 * letters / count + 0.5 * count / sentences - 21.43
 
 
 def check_stories(stories: Sequence[Text], against: Sequence[Text] = ()) -> pd.DataFrame:
