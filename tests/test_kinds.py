@@ -132,38 +132,6 @@ def test_recordings_are_joined_in_order_and_only_if_alike(stories, neutral):
         stories.labelled(["calm", "angry"])
 
 
-def test_continuations_are_hugging_faces_own_whatever_stands_beside_them(organism):
-    texts = [t.text[: t.spans[0].end] for t in emolens.organism_stories(1)[:9]]
-    written = organism.generate(texts, tokens=12, temperature=0.0)
-    host = organism.host.original_model
-    for text, whole in zip(texts, written, strict=True):
-        ids = organism.tokenize([text]).ids
-        bare = host.generate(ids, max_new_tokens=12, do_sample=False)
-        assert whole == organism.tokenizer.decode(bare[0], skip_special_tokens=True)
-        assert whole.startswith(text)
-        assert whole != text
-
-
-def test_sampling_depends_on_its_seed_alone(organism):
-    texts = ["mira fed the goat .", "the ring stood by the door ."]
-    state = torch.random.get_rng_state()
-    first = organism.generate(texts, tokens=12, seed=1)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    torch.manual_seed(5)
-    assert organism.generate(texts, tokens=12, seed=1) == first
-    assert organism.generate(texts, tokens=12, seed=2) != first
-
-
-def test_a_text_that_fills_the_context_cannot_be_gone_on_with(organism):
-    with pytest.raises(SelectionError, match="leaves no room to write in a context of 256"):
-        organism.generate(["so " * 300], tokens=4)
-
-
-def test_an_encoder_does_not_write(organism):
-    with pytest.raises(ModelError, match="generation needs next-token logits"):
-        replace(organism, causal=False).generate(["so she"], tokens=4)
-
-
 def test_only_what_was_written_is_read_back(organism):
     openings = [
         Text(t.text[: t.spans[0].end], t.emotion, t.group) for t in emolens.organism_stories(1)

@@ -1,6 +1,6 @@
 """Interventions on what flows in a run as values: steer, ablate, patch. A new one is a function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from emolens.errors import SelectionError
 RANK = 1e-4  # of the largest singular value: what is less is rounding, of float32 sums
 Residual = Float[Tensor, "text token d_model"]
 Intervention = Callable[[Residual], Residual]
+Change = Mapping[int, Intervention]  # what is done to the residual stream after which blocks
 
 
 @dataclass(frozen=True, eq=False)

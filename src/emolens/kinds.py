@@ -11,6 +11,7 @@ import torch
 
 from emolens.activations import Activations
 from emolens.errors import CorpusError
+from emolens.generation import generate
 from emolens.model import HookedModel
 from emolens.positions import PositionRule, span
 from emolens.provenance import same_origin
@@ -156,9 +157,9 @@ def record_generated(
         ModelError: for an encoder.
         SelectionError: if a continuation is empty.
     """
-    written = model.generate(openings, tokens=tokens, seed=seed)
+    written = generate(model, openings, tokens=tokens, seed=seed)
     texts = [
-        replace(o, text=whole, spans=(Span("generated", len(o.text), len(whole)),))
-        for o, whole in zip(openings, written, strict=True)
+        replace(o, text=o.text + w, spans=(Span("generated", len(o.text), len(o.text + w)),))
+        for o, w in zip(openings, written, strict=True)
     ]
     return record(model, texts, positions=span("generated"), **options)

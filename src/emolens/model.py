@@ -15,7 +15,6 @@ from torch import Tensor
 
 from emolens.errors import CorpusError, HookError, ModelError, SelectionError, first_line
 from emolens.organism import CHECKPOINTS, organism_folder
-from emolens.progress import track
 from emolens.provenance import Provenance, corpus_hash, same_model
 from emolens.sites import RESID_POST, Site
 from emolens.text import Text, Tokens
@@ -37,7 +36,6 @@ _SENSELESS = (
     RuntimeError,
     StrictDataclassError,
 )
-GENERATED_TOGETHER = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,57 +283,6 @@ class HookedModel:
             return self._run(ids, mask, past)[:, 0]
         finally:
             handle.remove()
-
-    def generate(
-        self, texts: Sequence[Text | str], *, tokens: int, temperature: float = 1.0, seed: int = 0
-    ) -> list[str]:
-        """Each text with what the model writes on; hooks in force apply.
-
-        Texts of one length run together, so that nothing is padded. A continuation ends at the end
-        token, or where the context does.
-
-        Args:
-            texts: to go on with.
-            tokens: most that are written.
-            temperature: of the sampling; at 0 the likeliest token is always taken.
-            seed: of the sampling, which leaves the generator of the process as it was.
-
-        Raises:
-            CorpusError: if there are no texts.
-            ModelError: for an encoder.
-            SelectionError: if a text fills the context.
-        """
-        self.require_logits("generation")
-        strings = [t.text if isinstance(t, Text) else t for t in texts]
-        read, written = self.tokenize(strings), list(strings)
-        lengths = read.mask.sum(1)
-        if int(lengths.max()) >= self.n_ctx:
-            raise SelectionError(
-                f"a text of {int(lengths.max())} tokens leaves no room to write in a context of "
-                f"{self.n_ctx}: give shorter texts"
-            )
-        batches = [
-            rows
-            for length in lengths.unique()
-            for rows in (lengths == length).nonzero().flatten().split(GENERATED_TOGETHER)
-        ]
-        with torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(seed)
-            for rows in track(batches, "writing", len(batches), "batches"):
-                length = int(lengths[rows[0]])
-                found = self.host.generate(
-                    read.ids[rows, :length].to(self.device),
-                    max_new_tokens=min(tokens, self.n_ctx - length),
-                    do_sample=temperature > 0,
-                    temperature=temperature or 1.0,
-                    verbose=False,
-                    return_type="tokens",
-                )
-                for row, ids in zip(rows.tolist(), found.cpu(), strict=True):
-                    before = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
-                    whole = self.tokenizer.decode(ids, skip_special_tokens=True)
-                    written[row] += whole.removeprefix(before)
-        return written
 
     def unembed(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
         """Final norm and unembedding of residual vectors: the logit lens.

@@ -14,12 +14,10 @@ from torch import Tensor
 from emolens.decisions import Decision, Trial
 from emolens.errors import ModelError, SelectionError
 from emolens.hooks import hooked, reading
-from emolens.interventions import Intervention, Residual
+from emolens.interventions import Change, Intervention, Residual
 from emolens.model import HookedModel
 from emolens.recording import usual_batch
 from emolens.sites import Site
-
-Change = Mapping[int, Intervention]  # what is done to the residual stream after which blocks
 
 
 def run_changed(

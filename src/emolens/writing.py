@@ -15,6 +15,7 @@ from emolens.corpus import json_rows, sections
 from emolens.corpus.checks import COPIED, LONGEST, SHORTEST, Runs, naming, words
 from emolens.dialogue import chat
 from emolens.errors import ArtefactError, ModelError, first_line
+from emolens.generation import generate
 from emolens.model import HookedModel
 from emolens.progress import progress_bar
 from emolens.resume import whole
@@ -68,8 +69,7 @@ def model_writer(model: HookedModel, *, temperature: float = 1.0) -> Writer:
 
     def write(prompts: Sequence[str], tokens: int, seed: int) -> list[str]:
         asked = [chat(model, [Turn("user", p), Turn("assistant", "")]) for p in prompts]
-        found = model.generate(asked, tokens=tokens, temperature=temperature, seed=seed)
-        return [text[len(a.text) :] for a, text in zip(asked, found, strict=True)]
+        return generate(model, asked, tokens=tokens, temperature=temperature, seed=seed)
 
     return write
 

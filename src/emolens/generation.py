@@ -1,0 +1,346 @@
+"""Let a model write on, with its residual stream changed or not, each text in its own way."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from emolens.errors import ModelError, SelectionError
+from emolens.hooks import hooked
+from emolens.interventions import Change, Intervention, Residual, Steer
+from emolens.model import HookedModel
+from emolens.positions import PositionRule, everything
+from emolens.progress import track
+from emolens.sites import Site
+from emolens.text import Text, Tokens
+
+GENERATED_TOGETHER = 16  # most texts of a batch
+
+# The weight of a change at the n-th written token (0-based) when the model reads it back.
+Schedule = Callable[[int], float]
+
+
+def throughout(step: int) -> float:  # noqa: ARG001 (a schedule is called with the step)
+    """Every written token is changed."""
+    return 1.0
+
+
+def never(step: int) -> float:  # noqa: ARG001 (a schedule is called with the step)
+    """No written token is changed."""
+    return 0.0
+
+
+def from_step(first: int) -> Schedule:
+    """Written tokens are changed from the `first`-th on.
+
+    >>> [from_step(2)(step) for step in range(4)]
+    [0.0, 0.0, 1.0, 1.0]
+    """
+    return lambda step: float(step >= first)
+
+
+def fading(half: float) -> Schedule:
+    """The change halves every `half` written tokens.
+
+    >>> [fading(1.0)(step) for step in range(3)]
+    [1.0, 0.5, 0.25]
+    """
+    return lambda step: 0.5 ** (step / half)
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What is done to one text while the model reads it and writes on.
+
+    The first written token is chosen at the last token of the prompt, so what is done there already
+    counts.
+
+    Attributes:
+        changes: interventions on the residual stream, by the 0-based block that they come after.
+        positions: which tokens of the prompt are changed; special tokens are not by default, since
+            what stands at them is nothing that a text says.
+        written: how much each written token is changed: the share of the way to what the
+            intervention gives, for `Steer` thus the share of its vector.
+
+    >>> import torch, emolens
+    >>> step = emolens.Steer(torch.zeros(160))
+    >>> from emolens.positions import last
+    >>> Steering({2: step, 3: step}, positions=last, written=from_step(1)).written(0)
+    0.0
+    """
+
+    changes: Change
+    positions: PositionRule = everything
+    written: Schedule = throughout
+
+
+UNCHANGED = Steering({})
+
+
+def generate(
+    model: HookedModel,
+    texts: Sequence[Text | str],
+    steering: Steering | Sequence[Steering] = UNCHANGED,
+    *,
+    tokens: int,
+    temperature: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    together: int = GENERATED_TOGETHER,
+) -> list[str]:
+    """What the model writes on after each text, until its end token or so many tokens.
+
+    Keys and values are kept, so a written token costs one token's pass. What a text gets depends on
+    its own steering and seed, not on what runs beside it (in float32; in half precision padding may
+    turn a near tie). Hooks in force apply.
+
+    Args:
+        model: a decoder.
+        texts: to go on with.
+        steering: of all texts, or one of each.
+        tokens: most that are written.
+        temperature: of the sampling; at 0 the likeliest token is always taken.
+        seed: of the sampling: one for the call, in which every text draws on its own, or one of
+            each text. The generator of the process is left as it was.
+        together: most texts of a batch.
+
+    Returns:
+        What was written, without special tokens.
+
+    Raises:
+        CorpusError: if there are no texts.
+        ModelError: for an encoder, or a `HookedTransformer`, whose generation is not Hugging
+            Face's.
+        SelectionError: if a text fills the context, a layer is not there, or there is not one
+            steering or seed of each text.
+
+    >>> import emolens
+    >>> generate(emolens.load("organism"), ["mira fed the goat ."], tokens=4, temperature=0.0)
+    [' so she spoke .']
+    """
+    model.require_logits("generation")
+    if model.model_type is None:
+        raise ModelError(
+            f"{model.name!r} is a {type(model.host).__name__}, whose generation is not Hugging "
+            "Face's: open it as a TransformerBridge"
+        )
+    told = [t if isinstance(t, Text) else Text(t) for t in texts]
+    plans = [steering] * len(told) if isinstance(steering, Steering) else list(steering)
+    seeds = [[seed, i] for i in range(len(told))] if isinstance(seed, int) else [[s] for s in seed]
+    if not len(plans) == len(seeds) == len(told):
+        raise SelectionError(
+            f"{len(told)} texts with {len(plans)} steerings and {len(seeds)} seeds: give one of "
+            "each text, or one for all"
+        )
+    read = model.tokenize(told)
+    longest = int(read.mask.sum(1).max())
+    if longest >= model.n_ctx:
+        raise SelectionError(
+            f"a text of {longest} tokens leaves no room to write in a context of {model.n_ctx}: "
+            "give shorter texts"
+        )
+    written = [""] * len(told)
+    batches = _batches(read.mask.sum(1), tokens, model.n_ctx, together)
+    with torch.inference_mode(), model.bare():
+        for rows, room in track(batches, "writing", len(batches), "batches"):
+            prompts = [told[i] for i in rows]
+            part = _padded_left(read, rows)
+            plan = [plans[i] for i in rows]
+            draws = _Draws([seeds[i] for i in rows], temperature, model.device)
+            with _driven(model, plan, _weights(plan, prompts, part, room)):
+                found = _write(model, part, room, draws)
+            for i, ids, words in zip(rows, found, part.mask, strict=True):
+                length = len(words)
+                start = int((~words).sum())
+                before = model.tokenizer.decode(ids[start:length], skip_special_tokens=True)
+                whole = model.tokenizer.decode(ids[start:], skip_special_tokens=True)
+                written[i] = whole.removeprefix(before)
+    return written
+
+
+@contextmanager
+def steered(
+    model: HookedModel,
+    texts: Sequence[Text],
+    tokens: Tokens,
+    steering: Sequence[Steering],
+) -> Iterator[None]:
+    """Inside, one pass over these texts is changed, each text in its own way.
+
+    For a pass with `tokens.ids` and `tokens.mask` as `HookedModel.tokenize` gives them. Words that
+    a model wrote are read here as a part of the text, so `Steering.written` plays no part.
+
+    Raises:
+        SelectionError: for a layer that the model lacks, or not one steering of each text.
+        HookError: if nothing ran inside.
+    """
+    if len(steering) != len(texts):
+        raise SelectionError(f"{len(steering)} steerings of {len(texts)} texts: give one of each")
+    with _driven(model, steering, _weights(steering, texts, tokens, 0)):
+        yield
+
+
+def _batches(
+    lengths: Int[Tensor, " text"], tokens: int, n_ctx: int, together: int
+) -> list[tuple[list[int], int]]:
+    """Texts that are written on together, by length, and how many tokens each may get.
+
+    Texts so long that the context ends first stand with those of their own length alone: else what
+    one may get would depend on another.
+    """
+    rooms = (n_ctx - lengths).clamp(max=tokens)
+    made = []
+    for room in rooms.unique(sorted=True).flip(0):
+        rows = (rooms == room).nonzero().flatten()
+        ordered = rows[lengths[rows].argsort(stable=True)]
+        made += [(some.tolist(), int(room)) for some in ordered.split(together)]
+    return made
+
+
+def _padded_left(read: Tokens, rows: Sequence[int]) -> Tokens:
+    """Those texts with their padding moved to the front, where Hugging Face wants it to write."""
+    mask = read.mask[rows]
+    lengths = mask.sum(1)
+    width = int(lengths.max())
+    source = torch.arange(width) - (width - lengths)[:, None]  # negative where padding is
+    at = source.clamp(min=0)
+    return Tokens(
+        read.ids[rows].gather(1, at),
+        source >= 0,
+        read.offsets[rows].gather(1, at[..., None].expand(-1, -1, 2)),
+    )
+
+
+def _weights(
+    plans: Sequence[Steering], texts: Sequence[Text], tokens: Tokens, written: int
+) -> Float[Tensor, "text token"]:
+    """How much each token of each text is changed, those yet to be written included."""
+    made = []
+    for i, plan in enumerate(plans):
+        own = Tokens(tokens.ids[i : i + 1], tokens.mask[i : i + 1], tokens.offsets[i : i + 1])
+        if plan.changes:
+            read = (plan.positions([texts[i]], own).mask & own.mask)[0].float()
+            later = torch.tensor([plan.written(n) for n in range(written)])
+            made.append(torch.cat([read, later]))
+        else:
+            made.append(torch.zeros(own.mask.shape[1] + written))
+    return torch.stack(made)
+
+
+@contextmanager
+def _driven(
+    model: HookedModel, plans: Sequence[Steering], weights: Float[Tensor, "text token"]
+) -> Iterator[None]:
+    """Inside, passes over the texts, token after token, are changed by these weights."""
+    layers = model.check_layers(sorted({k for plan in plans for k in plan.changes}))
+    if not layers:
+        yield
+        return
+    device = weights.to(model.device)
+    drivers = {
+        Site(layer): _Driver([plan.changes.get(layer) for plan in plans], device)
+        for layer in layers
+    }
+    with hooked(model, drivers):
+        yield
+
+
+@dataclass(eq=False)
+class _Driver:
+    """Each text's own change at one layer, for the tokens that the next pass brings."""
+
+    changes: Sequence[Intervention | None]
+    weights: Float[Tensor, "text token"]
+    seen: int = 0
+    vectors: Float[Tensor, "text 1 d_model"] | None = None
+    rest: list[tuple[list[int], Intervention]] = field(default_factory=list)
+
+    def __call__(self, residual: Residual) -> Residual:
+        """The stream of the next tokens, changed."""
+        if self.seen == 0:
+            self._sort(residual)
+        start, self.seen = self.seen, self.seen + residual.shape[1]
+        weight = self.weights[:, start : self.seen, None].to(residual)
+        if self.vectors is not None:
+            residual = torch.addcmul(residual, weight, self.vectors)
+        for rows, change in self.rest:
+            own = residual[rows]
+            changed = torch.lerp(own, change(own), weight[rows])
+            residual = residual.index_copy(0, torch.tensor(rows, device=residual.device), changed)
+        return residual
+
+    def _sort(self, residual: Residual) -> None:
+        """Steps of all texts become one addition; other changes act on the texts that have them."""
+        steps = {i: c.vector for i, c in enumerate(self.changes) if isinstance(c, Steer)}
+        if steps:
+            self.vectors = residual.new_zeros(len(self.changes), 1, residual.shape[-1])
+            for i, vector in steps.items():
+                self.vectors[i] = vector.to(residual)
+        others: dict[int, tuple[list[int], Intervention]] = {}
+        for i, change in enumerate(self.changes):
+            if change is not None and i not in steps:
+                others.setdefault(id(change), ([], change))[0].append(i)
+        self.rest = list(others.values())
+
+
+@dataclass(eq=False)
+class _Draws:
+    """Sampling in which each text has its own source of chance.
+
+    The likeliest of logits with Gumbel noise is a draw from their softmax, so that a search for the
+    likeliest token samples.
+    """
+
+    seeds: Sequence[Sequence[int]]
+    temperature: float
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        """Make the sources."""
+        self.sources = [
+            torch.Generator().manual_seed(int(np.random.SeedSequence(s).generate_state(1)[0]))
+            for s in self.seeds
+        ]
+
+    def __call__(
+        self, ids: Int[Tensor, "text token"], scores: Float[Tensor, "text vocab"]
+    ) -> Float[Tensor, "text vocab"]:
+        """Logits of which the largest is the draw."""
+        del ids
+        if self.temperature == 0:
+            return scores
+        width = scores.shape[1]
+        waits = torch.stack([torch.empty(width).exponential_(generator=g) for g in self.sources])
+        return scores.float() / self.temperature - waits.log().to(scores.device)
+
+
+def _write(
+    model: HookedModel, prompts: Tokens, room: int, draws: _Draws
+) -> Int[Tensor, "text token"]:
+    """Prompts with what is written after them, as ids."""
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    inner = model.host.original_model
+    ends = inner.generation_config.eos_token_id
+    ends = model.tokenizer.eos_token_id if ends is None else ends
+    # all of a model's own habits of sampling are set aside, so that its distribution is its own
+    plain = GenerationConfig(
+        max_new_tokens=room,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        eos_token_id=ends,
+        pad_token_id=model.tokenizer.pad_token_id or 0,
+    )
+    return inner.generate(
+        prompts.ids.to(model.device),
+        attention_mask=prompts.mask.long().to(model.device),
+        generation_config=plain,
+        logits_processor=LogitsProcessorList([draws]),
+    ).cpu()
+
