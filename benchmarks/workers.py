@@ -80,8 +80,12 @@ class Worker:
 
 
 @contextmanager
-def working(peer: str, python: Path, job: dict[str, Any], out: Path) -> Iterator[Worker]:
+def working(
+    peer: str, python: Path, job: dict[str, Any], out: Path, verb: str = "with"
+) -> Iterator[Worker]:
     """A worker that has opened the model and warmed up; what it prints else goes to a log.
+
+    Its script is `peers/VERB_PEER.py`.
 
     Raises:
         NotMeasured: if it cannot start.
@@ -92,7 +96,7 @@ def working(peer: str, python: Path, job: dict[str, Any], out: Path) -> Iterator
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [str(python), str(SCRIPTS / f"with_{peer}.py"), str(file)],
+            [str(python), str(SCRIPTS / f"{verb}_{peer}.py"), str(file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

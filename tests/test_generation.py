@@ -184,9 +184,10 @@ def test_draws_follow_the_models_distribution(organism):
     observed = np.append(drawn[common], count - drawn[common].sum())
     expected = np.append(p[common], 1 - p[common].sum()) * count
     kept = expected > 0.5
-    assert chisquare(observed[kept], expected[kept] * observed[kept].sum() / expected[kept].sum())[
-        1
-    ] > 1e-3
+    assert (
+        chisquare(observed[kept], expected[kept] * observed[kept].sum() / expected[kept].sum())[1]
+        > 1e-3
+    )
     cold = generate(organism, [text] * 20, tokens=1, temperature=1e-4)
     assert set(cold) == {generate(organism, [text], tokens=1, temperature=0.0)[0]}
 
@@ -230,11 +231,27 @@ def test_what_cannot_be_written_is_refused(organism):
     with pytest.raises(SelectionError, match="layer 6 is out of range"):
         generate(organism, ["so she"], Steering({6: Steer(torch.zeros(WIDTH))}), tokens=4)
     tokens = organism.tokenize(["so she"])
-    with pytest.raises(SelectionError, match="0 steerings of 1 texts"), steered(
-        organism, [Text("so she")], tokens, []
+    with (
+        pytest.raises(SelectionError, match="0 steerings of 1 texts"),
+        steered(organism, [Text("so she")], tokens, []),
     ):
         pass
-    with pytest.raises(HookError, match="never ran"), steered(
-        organism, [Text("so she")], tokens, [Steering({1: Steer(torch.zeros(WIDTH))})]
+    with (
+        pytest.raises(HookError, match="never ran"),
+        steered(organism, [Text("so she")], tokens, [Steering({1: Steer(torch.zeros(WIDTH))})]),
     ):
         pass
+
+
+def test_hooks_in_force_apply_and_steering_acts_through_them(organism, texts):
+    """With a hook in force blocks keep TransformerLens's wrappers: the slower way, the same text."""
+    plans, options = pushes(len(texts)), {"tokens": 8, "temperature": 0.0}
+    with emolens.reading(organism, (1,)):
+        through = generate(organism, texts, plans, **options)
+    assert through == generate(organism, texts, plans, **options)
+    step = Steer(4 * torch.randn(WIDTH))
+    with emolens.hooked(organism, {emolens.Site(2): step}):
+        hooked = generate(organism, texts, **options)
+    whole = Steering({2: step}, specials_too)
+    assert hooked == generate(organism, texts, whole, **options, together=1)
+    assert hooked != generate(organism, texts, **options)

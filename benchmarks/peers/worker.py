@@ -33,6 +33,19 @@ def open_hugging_face(job: dict[str, Any]) -> tuple[Any, Any]:
     return model.to(job["device"]).eval(), tokenizer
 
 
+def written(model: Any, tokenizer: Any, texts: list[str], job: dict[str, Any]) -> object:
+    """What is written after the texts, greedily and to the full length, by `generate`."""
+    encoded = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+    return model.generate(
+        encoded["input_ids"].to(job["device"]),
+        attention_mask=encoded["attention_mask"].to(job["device"]),
+        do_sample=False,
+        max_new_tokens=job["tokens"],
+        min_new_tokens=job["tokens"],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 def seconds(work: Callable[[], object]) -> float:
     """How long it takes, to the end of what was queued on a GPU."""
     began = time.perf_counter()

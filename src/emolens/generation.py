@@ -1,7 +1,7 @@
 """Let a model write on, with its residual stream changed or not, each text in its own way."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -144,13 +144,13 @@ def generate(
         )
     written = [""] * len(told)
     batches = _batches(read.mask.sum(1), tokens, model.n_ctx, together)
-    with torch.inference_mode(), model.bare():
+    with torch.inference_mode(), model.bare_blocks() as blocks:
         for rows, room in track(batches, "writing", len(batches), "batches"):
             prompts = [told[i] for i in rows]
             part = _padded_left(read, rows)
             plan = [plans[i] for i in rows]
             draws = _Draws([seeds[i] for i in rows], temperature, model.device)
-            with _driven(model, plan, _weights(plan, prompts, part, room)):
+            with _driven(model, plan, _weights(plan, prompts, part, room), blocks):
                 found = _write(model, part, room, draws)
             for i, ids, words in zip(rows, found, part.mask, strict=True):
                 length = len(words)
@@ -232,19 +232,27 @@ def _weights(
 
 @contextmanager
 def _driven(
-    model: HookedModel, plans: Sequence[Steering], weights: Float[Tensor, "text token"]
+    model: HookedModel,
+    plans: Sequence[Steering],
+    weights: Float[Tensor, "text token"],
+    blocks: Sequence[torch.nn.Module] | None = None,
 ) -> Iterator[None]:
-    """Inside, passes over the texts, token after token, are changed by these weights."""
+    """Inside, passes over the texts, token after token, are changed by these weights.
+
+    By plain hooks on bare blocks where there are such, which costs a small model's step least.
+    """
     layers = model.check_layers(sorted({k for plan in plans for k in plan.changes}))
     if not layers:
         yield
         return
-    device = weights.to(model.device)
-    drivers = {
-        Site(layer): _Driver([plan.changes.get(layer) for plan in plans], device)
-        for layer in layers
-    }
-    with hooked(model, drivers):
+    there = weights.to(model.device)
+    drivers = {k: _Driver([plan.changes.get(k) for plan in plans], there) for k in layers}
+    with ExitStack() as stack:
+        if blocks is None:
+            stack.enter_context(hooked(model, {Site(k): each for k, each in drivers.items()}))
+        for k, driver in drivers.items() if blocks else ():
+            handle = blocks[k].register_forward_hook(driver.after)
+            stack.callback(handle.remove)
         yield
 
 
@@ -271,6 +279,10 @@ class _Driver:
             changed = torch.lerp(own, change(own), weight[rows])
             residual = residual.index_copy(0, torch.tensor(rows, device=residual.device), changed)
         return residual
+
+    def after(self, _block: torch.nn.Module, _args: object, given: object) -> object:
+        """The same as a plain hook: what a block gives, the stream alone or with more behind it."""
+        return (self(given[0]), *given[1:]) if isinstance(given, tuple) else self(given)
 
     def _sort(self, residual: Residual) -> None:
         """Steps of all texts become one addition; other changes act on the texts that have them."""
@@ -343,4 +355,3 @@ def _write(
         generation_config=plain,
         logits_processor=LogitsProcessorList([draws]),
     ).cpu()
-

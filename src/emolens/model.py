@@ -130,6 +130,31 @@ class HookedModel:
                 stack.enter_context(_unwrapped(self.host, self._bare_attention))
             yield
 
+    @contextlib.contextmanager
+    def bare_blocks(self) -> Iterator[Sequence[torch.nn.Module] | None]:
+        """As `bare`, with Hugging Face's own blocks, whose plain hooks alone see the stream.
+
+        Yields the blocks, or None where a hook is in force or blocks cannot run bare; then nothing
+        is different.
+        """
+        if self._hook_in_force() is not None or self._bare_attention is None:
+            yield None
+            return
+        shown = list(self.host.blocks)
+        holder = next(
+            m
+            for m in self.host.original_model.modules()
+            if isinstance(m, torch.nn.ModuleList) and list(m) == shown
+        )
+        with _unwrapped(self.host, self._bare_attention):
+            try:
+                for i, block in enumerate(shown):
+                    holder[i] = block.original_component
+                yield list(holder)
+            finally:
+                for i, block in enumerate(shown):
+                    holder[i] = block
+
     @cached_property
     def _bare_attention(self) -> str | None:
         """The kind of attention with which bare blocks give the same stream, if there is one."""

@@ -1,0 +1,204 @@
+"""Steered generation beside Hugging Face's own `generate`, unsteered, and beside other tools.
+
+    python benchmarks/generation.py --json
+
+Every text of a batch gets its own vector at every layer, prompt and reply, greedily and to the full
+length; both sides have the same attention. `ratio_vs_unsteered_hf` is our tokens per second over
+those of Hugging Face's `generate` with nothing done to it; `ratio_vs_steering_vectors` and
+`ratio_vs_repeng`, each in an environment of its own, over theirs with one vector for all texts.
+Each is the median over pairs of runs, ours and the other's in turns.
+
+The 30M, 135M and, on CUDA, 8B models are Llamas of random weights, as in `extraction.py`.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from extraction import SCHEMA, SIZES, Clock, cells, figure, random_llama, say
+from peers.worker import seconds
+from readings import choose_texts
+from rich.console import Console
+from rich.table import Table
+from workers import NotMeasured, environment, working
+
+import emolens
+from emolens.errors import first_line
+from emolens.generation import Steering, generate
+from emolens.interventions import Steer
+from emolens.organism import organism_folder
+from emolens.provenance import versions
+
+BARS = {"unsteered_hf": 0.85, "steering_vectors": 0.95, "repeng": 0.95}
+STEP = 0.01  # length of a step, in residual units: small, so that no text breaks
+PROMPTS = range(12, 44)  # words of the shortest and the longest
+
+
+def prompts(count: int, stories: Path | None) -> list[str]:
+    """Openings of stories, each of another length."""
+    texts = choose_texts(count, stories)
+    return [
+        " ".join(text.text.split()[: PROMPTS[i % len(PROMPTS)]]) for i, text in enumerate(texts)
+    ]
+
+
+def without_end(model: emolens.HookedModel) -> None:
+    """No end token, so that both sides write to the full length."""
+    model.tokenizer.eos_token = None
+    model.host.original_model.generation_config.eos_token_id = None
+
+
+def plain(folder: Path, model: emolens.HookedModel, options: argparse.Namespace) -> Any:
+    """Hugging Face's own model, with the attention that ours has while it writes."""
+    from transformers import AutoModelForCausalLM
+
+    with model.bare():
+        attention = model.host.original_model.config._attn_implementation
+    hf = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation=attention, dtype=getattr(torch, options.dtype)
+    )
+    hf.generation_config.eos_token_id = None
+    return hf.to(options.device).eval()
+
+
+def one_model(name: str, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every figure of a model, under its name."""
+    stories = None if name == "organism" else options.stories
+    folder = organism_folder() if name == "organism" else random_llama(name, options)
+    model = emolens.load(folder, device=options.device, dtype=getattr(torch, options.dtype))
+    without_end(model)
+    texts = prompts(options.batch, stories)
+    draw = torch.Generator().manual_seed(0)
+    steps = STEP * torch.nn.functional.normalize(
+        torch.randn(options.batch, model.d_model, generator=draw), dim=1
+    )
+    plans = [Steering({k: Steer(step) for k in range(model.n_layers)}) for step in steps]
+    ours = partial(
+        generate,
+        model,
+        texts,
+        plans,
+        tokens=options.tokens,
+        temperature=0.0,
+        together=options.batch,
+    )
+    hf = plain(folder, model, options)
+    encoded = model.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+    unsteered = partial(
+        hf.generate,
+        encoded["input_ids"].to(options.device),
+        attention_mask=encoded["attention_mask"].to(options.device),
+        do_sample=False,
+        max_new_tokens=options.tokens,
+        pad_token_id=model.tokenizer.pad_token_id,
+    )
+    say(f"{name}: {len(texts)} texts, {options.tokens} tokens each")
+    ours(), unsteered()  # warm up
+    clock = Clock(ours, options.pairs, len(texts) * options.tokens)
+    found = clock.ratio("unsteered_hf", lambda: seconds(unsteered))
+    yield "ratio_vs_unsteered_hf", figure(found, BARS["unsteered_hf"])
+    job = {
+        "model": str(folder.resolve()),
+        "device": options.device,
+        "dtype": options.dtype,
+        "texts": texts,
+        "batches": [],
+        "tokens": options.tokens,
+        "vector": steps[0].tolist(),
+    }
+    for peer in ("steering_vectors", "repeng"):
+        yield f"ratio_vs_{peer}", beside_peer(peer, job, clock, options)
+    yield "tokens_per_second", {k: round(v, 1) for k, v in clock.speeds.items()}
+
+
+def beside_peer(
+    peer: str, job: dict[str, Any], clock: Clock, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Our speed over a peer's, or the reason why there is none."""
+    if options.skip_peers:
+        return figure(None, BARS[peer], reason="skipped: --skip-peers")
+    say(f"  starting {peer}; the first time, its environment is made")
+    try:
+        python = environment(peer, (options.peers or options.out / "peers") / peer)
+        with working(peer, python, job, options.out, verb="steer") as worker:
+            found = clock.ratio(peer, lambda: worker.seconds("steered"))
+    except NotMeasured as reason:
+        say(f"  {peer}: {reason}")
+        return figure(None, BARS[peer], reason=str(reason))
+    return figure(found, BARS[peer], versions=worker.versions)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures, by name and then by model; what is known so far stands in `generation.json`."""
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "pairs": options.pairs,
+        "batch": options.batch,
+        "tokens": options.tokens,
+        "device": options.device,
+        "dtype": options.dtype,
+        "versions": versions(),
+        "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    for model in options.models:
+        for name, value in one_model(model, options):
+            found.setdefault(name, {})[model] = value
+            (options.out / "generation.json").write_text(json.dumps(found, indent=1), "utf-8")
+    return found
+
+
+def table(found: dict[str, Any]) -> Table:
+    """One line a figure and model."""
+    shown = Table("figure", "model", "value", "bar", "met", "beside it")
+    for name, by_model in found.items():
+        if name.startswith("ratio"):
+            for model, one in by_model.items():
+                shown.add_row(name, model, *cells(one))
+    return shown
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    asked.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    asked.add_argument("--models", nargs="+", choices=SIZES, help="8b is for CUDA alone")
+    asked.add_argument("--pairs", type=int, default=5)
+    asked.add_argument("--batch", type=int, default=16)
+    asked.add_argument("--tokens", type=int, default=64)
+    asked.add_argument("--stories", type=Path, help="a corpus as emolens.load_corpus reads it")
+    asked.add_argument("--skip-peers", action="store_true")
+    asked.add_argument("--peers", type=Path, help="where their environments are kept")
+    asked.add_argument("--out", type=Path, default=Path("emolens-out/generation"))
+    asked.add_argument("--device", default="cpu")
+    asked.add_argument("--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA")
+    options = asked.parse_args(words)
+    cuda = options.device.startswith("cuda")
+    options.models = options.models or [name for name in SIZES if name != "8b" or cuda]
+    options.dtype = options.dtype or ("bfloat16" if cuda else "float32")
+    if "8b" in options.models and not cuda:
+        asked.error("8b needs --device cuda")
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    found = measure(options)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        Console().print(table(found))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except emolens.EmolensError as error:
+        sys.exit(first_line(error))
