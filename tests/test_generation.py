@@ -136,7 +136,7 @@ def test_padding_and_company_change_nothing_in_other_families(tiny_folder, name)
     model = emolens.load(tiny_folder(name))
     texts = [Text(" ".join(f"word{(i * 7 + n) % 60}" for i in range(n))) for n in (9, 2, 17, 1, 5)]
     step = Steer(0.5 * torch.randn(model.d_model))
-    plans = [Steering({k: step for k in range(i % model.n_layers + 1)}) for i in range(5)]
+    plans = [Steering(dict.fromkeys(range(i % model.n_layers + 1), step)) for i in range(5)]
     together = generate(model, texts, plans, tokens=8, temperature=0.0)
     alone = [
         generate(model, [t], [p], tokens=8, temperature=0.0)[0]
@@ -226,7 +226,7 @@ def test_what_cannot_be_written_is_refused(organism):
         generate(organism, ["so " * 300], tokens=4)
     with pytest.raises(ModelError, match="generation needs next-token logits"):
         generate(replace(organism, causal=False), ["so she"], tokens=4)
-    with pytest.raises(SelectionError, match="1 texts with 2 steerings"):
+    with pytest.raises(SelectionError, match="2 steerings of 1 texts"):
         generate(organism, ["so she"], [Steering({})] * 2, tokens=4)
     with pytest.raises(SelectionError, match="layer 6 is out of range"):
         generate(organism, ["so she"], Steering({6: Steer(torch.zeros(WIDTH))}), tokens=4)
@@ -244,7 +244,7 @@ def test_what_cannot_be_written_is_refused(organism):
 
 
 def test_hooks_in_force_apply_and_steering_acts_through_them(organism, texts):
-    """With a hook in force blocks keep TransformerLens's wrappers: the slower way, the same text."""
+    """With a hook in force blocks keep TransformerLens's wrappers: slower, the same text."""
     plans, options = pushes(len(texts)), {"tokens": 8, "temperature": 0.0}
     with emolens.reading(organism, (1,)):
         through = generate(organism, texts, plans, **options)

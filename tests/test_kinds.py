@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.testing import assert_close
 
 import emolens
-from emolens.errors import CorpusError, ModelError, SelectionError
+from emolens.errors import CorpusError, SelectionError
 from emolens.kinds import (
     apart_from,
     concat_activations,

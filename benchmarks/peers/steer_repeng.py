@@ -16,7 +16,7 @@ def readings(job: dict[str, Any]) -> dict[str, Reading]:
     step = np.array(job["vector"], dtype="float32")
     controlled = ControlModel(model, layers)
     # as vector + coefficient, which `set_control` multiplies out once
-    controlled.set_control(ControlVector("llama", {k: step for k in layers}), 1.0)
+    controlled.set_control(ControlVector("llama", dict.fromkeys(layers, step)), 1.0)
     return {"steered": lambda texts, _: written(controlled, tokenizer, texts, job)}
 
 

@@ -13,7 +13,7 @@ from worker import Reading, open_hugging_face, serve, written
 def readings(job: dict[str, Any]) -> dict[str, Reading]:
     model, tokenizer = open_hugging_face(job)
     step = torch.tensor(job["vector"], dtype=getattr(torch, job["dtype"]), device=job["device"])
-    vector = SteeringVector({k: step for k in range(model.config.num_hidden_layers)})
+    vector = SteeringVector(dict.fromkeys(range(model.config.num_hidden_layers), step))
 
     def steered(texts, _):
         with vector.apply(model):

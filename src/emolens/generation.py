@@ -128,13 +128,10 @@ def generate(
             "Face's: open it as a TransformerBridge"
         )
     told = [t if isinstance(t, Text) else Text(t) for t in texts]
-    plans = [steering] * len(told) if isinstance(steering, Steering) else list(steering)
+    plans = one_each(steering, len(told))
     seeds = [[seed, i] for i in range(len(told))] if isinstance(seed, int) else [[s] for s in seed]
-    if not len(plans) == len(seeds) == len(told):
-        raise SelectionError(
-            f"{len(told)} texts with {len(plans)} steerings and {len(seeds)} seeds: give one of "
-            "each text, or one for all"
-        )
+    if len(seeds) != len(told):
+        raise SelectionError(f"{len(seeds)} seeds of {len(told)} texts: give one of each, or one")
     read = model.tokenize(told)
     longest = int(read.mask.sum(1).max())
     if longest >= model.n_ctx:
@@ -150,12 +147,13 @@ def generate(
             part = _padded_left(read, rows)
             plan = [plans[i] for i in rows]
             draws = _Draws([seeds[i] for i in rows], temperature, model.device)
-            with _driven(model, plan, _weights(plan, prompts, part, room), blocks):
+            width = part.ids.shape[1]
+            weights = _weights(plan, prompts, part, torch.full((len(rows),), width), width + room)
+            with _driven(model, plan, weights, blocks):
                 found = _write(model, part, room, draws)
             for i, ids, words in zip(rows, found, part.mask, strict=True):
-                length = len(words)
                 start = int((~words).sum())
-                before = model.tokenizer.decode(ids[start:length], skip_special_tokens=True)
+                before = model.tokenizer.decode(ids[start:width], skip_special_tokens=True)
                 whole = model.tokenizer.decode(ids[start:], skip_special_tokens=True)
                 written[i] = whole.removeprefix(before)
     return written
@@ -167,20 +165,42 @@ def steered(
     texts: Sequence[Text],
     tokens: Tokens,
     steering: Sequence[Steering],
+    *,
+    ends: Int[Tensor, " text"] | None = None,
 ) -> Iterator[None]:
     """Inside, one pass over these texts is changed, each text in its own way.
 
-    For a pass with `tokens.ids` and `tokens.mask` as `HookedModel.tokenize` gives them. Words that
-    a model wrote are read here as a part of the text, so `Steering.written` plays no part.
+    Args:
+        model: the hooked model.
+        texts: what the position rules are asked about.
+        tokens: right-padded, for a pass with their `ids` and `mask`.
+        steering: of each text.
+        ends: where in the tokens each text ends and what counts as written begins; by default all
+            of it is read, and `Steering.written` plays no part.
 
     Raises:
         SelectionError: for a layer that the model lacks, or not one steering of each text.
         HookError: if nothing ran inside.
     """
-    if len(steering) != len(texts):
-        raise SelectionError(f"{len(steering)} steerings of {len(texts)} texts: give one of each")
-    with _driven(model, steering, _weights(steering, texts, tokens, 0)):
+    one_each(steering, len(texts))
+    width = tokens.ids.shape[1]
+    ends = torch.full((len(texts),), width) if ends is None else ends
+    with _driven(model, steering, _weights(steering, texts, tokens, ends, width)):
         yield
+
+
+def one_each(steering: Steering | Sequence[Steering], count: int) -> list[Steering]:
+    """A steering of each of so many texts.
+
+    Raises:
+        SelectionError: if there are as many neither as texts nor one.
+    """
+    plans = [steering] * count if isinstance(steering, Steering) else list(steering)
+    if len(plans) != count:
+        raise SelectionError(
+            f"{len(plans)} steerings of {count} texts: give one of each text, or one for all"
+        )
+    return plans
 
 
 def _batches(
@@ -215,19 +235,21 @@ def _padded_left(read: Tokens, rows: Sequence[int]) -> Tokens:
 
 
 def _weights(
-    plans: Sequence[Steering], texts: Sequence[Text], tokens: Tokens, written: int
+    plans: Sequence[Steering],
+    texts: Sequence[Text],
+    tokens: Tokens,
+    ends: Int[Tensor, " text"],
+    width: int,
 ) -> Float[Tensor, "text token"]:
-    """How much each token of each text is changed, those yet to be written included."""
-    made = []
-    for i, plan in enumerate(plans):
-        own = Tokens(tokens.ids[i : i + 1], tokens.mask[i : i + 1], tokens.offsets[i : i + 1])
+    """How much each of so many tokens of each text is changed, written ones from its end on."""
+    made = torch.zeros(len(plans), width)
+    for i, (plan, end) in enumerate(zip(plans, ends.tolist(), strict=True)):
         if plan.changes:
-            read = (plan.positions([texts[i]], own).mask & own.mask)[0].float()
-            later = torch.tensor([plan.written(n) for n in range(written)])
-            made.append(torch.cat([read, later]))
-        else:
-            made.append(torch.zeros(own.mask.shape[1] + written))
-    return torch.stack(made)
+            own = Tokens(tokens.ids[i : i + 1], tokens.mask[i : i + 1], tokens.offsets[i : i + 1])
+            read = plan.positions([texts[i]], own).mask & own.mask
+            made[i, :end] = read[0, :end].float()
+            made[i, end:] = torch.tensor([plan.written(n) for n in range(width - end)])
+    return made
 
 
 @contextmanager

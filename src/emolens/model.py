@@ -284,28 +284,29 @@ class HookedModel:
         self,
         ids: Int[Tensor, "text token"],
         mask: Bool[Tensor, "text kept"],
-        place: Int[Tensor, " text"],
+        place: Int[Tensor, "*places"],
         *,
         past: Any = None,
-    ) -> Float[Tensor, "text vocab"]:
-        """Next-token logits at one token of each text alone; hooks in force apply.
+    ) -> Float[Tensor, "*places vocab"]:
+        """Next-token logits at one token, or some, of each text alone; hooks in force apply.
 
         Logits of every token would take more memory than all the rest of a run.
 
         Args:
             ids: the texts, or what of them follows after `past`.
             mask: which tokens there are, those of the past included.
-            place: of the token among `ids`.
+            place: of the token, or of as many of each text, among `ids`.
             past: keys and values of what comes before, from `past`; those of `ids` are added.
         """
-        at = torch.arange(len(ids)), place.cpu()  # the stream may be on another device than ids
+        chosen = place.cpu().reshape(len(ids), -1)  # the stream may be on another device than ids
+        at = torch.arange(len(ids))[:, None], chosen
 
         def pick(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0][at][:, None], *args[1:])
+            return (args[0][at], *args[1:])
 
         handle = self.host.unembed.register_forward_pre_hook(pick)
         try:
-            return self._run(ids, mask, past)[:, 0]
+            return self._run(ids, mask, past).reshape(*place.shape, -1)
         finally:
             handle.remove()
 

@@ -1,0 +1,234 @@
+"""What a model's logits say of given words: options of several tokens, ranks, whole texts."""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from emolens.behaviour import Behaviour
+from emolens.decisions import Decision
+from emolens.errors import SelectionError
+from emolens.generation import UNCHANGED, Steering, one_each, steered
+from emolens.model import HookedModel
+from emolens.recording import usual_batch
+from emolens.text import Text, Tokens
+
+
+def option_logprobs(
+    model: HookedModel,
+    prompts: Sequence[Text],
+    options: Sequence[str],
+    steering: Steering | Sequence[Steering] = UNCHANGED,
+) -> Float[Tensor, "text option"]:
+    """How likely each option is as what comes next, of one token or several.
+
+    Args:
+        model: a decoder.
+        prompts: what the options may follow.
+        options: words, with a leading space where the tokenizer needs one.
+        steering: of all prompts, or one of each. The words of an option are changed as the first
+            written tokens are, by `Steering.written`.
+
+    Returns:
+        Natural logarithm of the probability of all of an option's tokens.
+
+    Raises:
+        ModelError: for an encoder.
+        SelectionError: for an option without tokens or with an unknown word, a prompt that leaves
+            no room for it, or not one steering of each prompt.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> found = option_logprobs(model, [Text("mira fed the goat .")], [" so", " so she spoke ."])
+    >>> bool(found[0, 0] > found[0, 1])
+    True
+    """
+    model.require_logits("the likelihood of options")
+    ids = [_option(model, option) for option in options]
+    plans = one_each(steering, len(prompts))
+    rows = [(i, j) for i in range(len(prompts)) for j in range(len(ids))]
+    found = torch.zeros(len(prompts), len(ids))
+    read = model.tokenize(prompts)
+    lengths = read.mask.sum(1)
+    if int(lengths.max()) + max(map(len, ids)) > model.n_ctx or read.cut:
+        raise SelectionError(
+            f"a prompt of {int(lengths.max())} tokens leaves no room for an option of "
+            f"{max(map(len, ids))} in a context of {model.n_ctx}: shorten it"
+        )
+    for some in _by_budget(model, rows, [int(lengths[i]) + len(ids[j]) for i, j in rows]):
+        for (i, j), value in zip(
+            some, _scored(model, prompts, read, ids, plans, some), strict=True
+        ):
+            found[i, j] = value
+    return found
+
+
+def decide_options(
+    model: HookedModel, behaviour: Behaviour, steering: Steering | Sequence[Steering] = UNCHANGED
+) -> Decision:
+    """A behaviour's decision where the words of its classes have several tokens.
+
+    As `Trial.run`, for words of any length: P(class) is the sum over its words, and the logit
+    difference is that of the logarithms, which for words of one token is the same number.
+
+    Raises:
+        ModelError: as `option_logprobs`.
+        SelectionError: as `option_logprobs`.
+    """
+    words = [word for own in behaviour.classes.values() for word in own]
+    found = option_logprobs(model, behaviour.prompts, words, steering)
+    parts = found.split([len(own) for own in behaviour.classes.values()], dim=1)
+    by_class = {
+        name: part.logsumexp(1) for name, part in zip(behaviour.classes, parts, strict=True)
+    }
+    others = [part for name, part in by_class.items() if name != behaviour.target]
+    return Decision(
+        probability={name: part.exp() for name, part in by_class.items()},
+        logit_difference=by_class[behaviour.target] - torch.stack(others).logsumexp(0),
+        target=behaviour.target,
+    )
+
+
+@torch.inference_mode()
+def word_ranks(
+    model: HookedModel,
+    prompts: Sequence[Text],
+    words: Sequence[str],
+    steering: Steering | Sequence[Steering] = UNCHANGED,
+) -> pd.DataFrame:
+    """Where words stand among all that may come next (Figs. 52 and 53).
+
+    Args:
+        model: a decoder.
+        prompts: read up to their last token.
+        words: of which the first token counts.
+        steering: of all prompts, or one of each.
+
+    Returns:
+        Columns prompt (its row), word, logprob (natural, of the first token), rank (1 is likeliest)
+        and tokens (how many the word has).
+
+    Raises:
+        ModelError: for an encoder.
+        SelectionError: as `option_logprobs`.
+    """
+    model.require_logits("the rank of words")
+    ids = [_option(model, word) for word in words]
+    plans = one_each(steering, len(prompts))
+    read = model.tokenize(prompts)
+    with steered(model, prompts, read, plans):
+        logits = model.logits_at(read.ids, read.mask, read.mask.sum(1) - 1).float().cpu()
+    logprobs = logits.log_softmax(-1)
+    first = torch.stack([own[0] for own in ids])
+    chosen = logprobs[:, first]
+    ranks = 1 + (logprobs[:, None] > chosen[..., None]).sum(-1)
+    rows = [
+        (i, word, float(chosen[i, j]), int(ranks[i, j]), len(ids[j]))
+        for i in range(len(prompts))
+        for j, word in enumerate(words)
+    ]
+    return pd.DataFrame(rows, columns=["prompt", "word", "logprob", "rank", "tokens"])
+
+
+@torch.inference_mode()
+def token_logprobs(
+    model: HookedModel,
+    texts: Sequence[Text],
+    steering: Steering | Sequence[Steering] = UNCHANGED,
+) -> tuple[Float[Tensor, "text token"], Tokens]:
+    """How likely each token of a text is after those before it; NaN at the first and at padding.
+
+    exp(-mean) over a text is its perplexity.
+
+    Raises:
+        CorpusError: if there are no texts.
+        ModelError: for an encoder.
+        SelectionError: if there is not one steering of each text.
+    """
+    model.require_logits("the likelihood of a text")
+    plans = one_each(steering, len(texts))
+    read = model.tokenize(texts)
+    found = torch.full(read.mask.shape, float("nan"))
+    lengths = read.mask.sum(1).tolist()
+    for rows in _by_budget(model, range(len(texts)), lengths):
+        width = max(lengths[i] for i in rows)
+        part = Tokens(read.ids[rows, :width], read.mask[rows, :width], read.offsets[rows, :width])
+        with steered(model, [texts[i] for i in rows], part, [plans[i] for i in rows]):
+            logits = model.forward(part.ids, part.mask)[:, :-1].float()
+        next_ids = part.ids[:, 1:, None].to(logits.device)
+        own = logits.log_softmax(-1).gather(-1, next_ids)[..., 0].cpu()
+        found[rows, 1:width] = own.where(part.mask[:, 1:], float("nan"))
+    return found, read
+
+
+@torch.inference_mode()
+def divergence(
+    model: HookedModel, prompts: Sequence[Text], steering: Steering | Sequence[Steering]
+) -> Float[Tensor, " text"]:
+    """Kullback-Leibler divergence of the steered next-token distribution from the model's own.
+
+    In nats, at the last token of each prompt: the sum of p(steered) log(p(steered) / p(own)).
+    """
+    model.require_logits("the divergence of steering")
+    plans = one_each(steering, len(prompts))
+    read = model.tokenize(prompts)
+    final = read.mask.sum(1) - 1
+    own = model.logits_at(read.ids, read.mask, final).float().log_softmax(-1)
+    with steered(model, prompts, read, plans):
+        changed = model.logits_at(read.ids, read.mask, final).float().log_softmax(-1)
+    return (changed.exp() * (changed - own)).sum(-1).cpu()
+
+
+def _option(model: HookedModel, option: str) -> Int[Tensor, " token"]:
+    """The tokens of an option."""
+    ids = model.tokenizer(option, add_special_tokens=False)["input_ids"]
+    if not ids or model.tokenizer.unk_token_id in ids:
+        raise SelectionError(
+            f"option {option!r} must be of known tokens of {model.name!r}; it is "
+            f"{model.tokenizer.convert_ids_to_tokens(ids)}"
+        )
+    return torch.tensor(ids)
+
+
+def _by_budget(model: HookedModel, items: Sequence, lengths: Sequence[int]) -> Iterator[list]:
+    """Items by length, in batches of about as many tokens as `record` takes."""
+    order = sorted(range(len(items)), key=lengths.__getitem__)
+    batch: list = []
+    for at in order:
+        if batch and (len(batch) + 1) * lengths[at] > usual_batch(model):
+            yield batch
+            batch = []
+        batch.append(items[at])
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _scored(
+    model: HookedModel,
+    prompts: Sequence[Text],
+    read: Tokens,
+    options: Sequence[Tensor],
+    plans: Sequence[Steering],
+    rows: Sequence[tuple[int, int]],
+) -> Float[Tensor, " row"]:
+    """Log-probability of options after prompts, in one pass."""
+    starts = torch.stack([read.mask[i].sum() for i, _ in rows])
+    sizes = torch.tensor([len(options[j]) for _, j in rows])
+    width, most = int((starts + sizes).max()), int(sizes.max())
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    offsets = torch.zeros(len(rows), width, 2, dtype=torch.long)  # those of options stay empty
+    for row, (i, j) in enumerate(rows):
+        start, end = int(starts[row]), int(starts[row] + sizes[row])
+        ids[row, :start], ids[row, start:end] = read.ids[i, :start], options[j]
+        offsets[row, :start] = read.offsets[i, :start]
+    tokens = Tokens(ids, torch.arange(width) < (starts + sizes)[:, None], offsets)
+    places = ((starts - 1)[:, None] + torch.arange(most)).clamp(max=width - 1)
+    texts, own = [prompts[i] for i, _ in rows], [plans[i] for i, _ in rows]
+    with steered(model, texts, tokens, own, ends=starts):
+        logits = model.logits_at(ids, tokens.mask, places).float().cpu()
+    targets = ids.gather(1, (places + 1).clamp(max=width - 1))
+    found = logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    return found.where(torch.arange(most) < sizes[:, None], 0.0).sum(1)
