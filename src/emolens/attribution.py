@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.decisions import Trial
-from emolens.hooks import hooked
-from emolens.interventions import Intervention, Steer
+from emolens.hooks import hooked, reading
+from emolens.interventions import Intervention, Steer, unit
 from emolens.progress import track
 from emolens.sharing import run_changed
 from emolens.sites import Site
@@ -74,3 +74,46 @@ def attribute(trial: Trial, vectors: EmotionVectors, *, strength: float = STRENG
         slope = slopes[vectors.layers.index(layer)]
         rows.append((emotion, layer, float(slope @ step), float(last @ step), exact))
     return pd.DataFrame(rows, columns=["emotion", "layer", "gradient", "direct", "exact"])
+
+
+def lens(trial: Trial, reference: Trial, vectors: EmotionVectors) -> pd.DataFrame:
+    """What every vector says of a behaviour when it is unembedded as it is.
+
+    Args:
+        trial: prompts after situations that drive the behaviour.
+        reference: the same behaviour's prompts after neutral situations.
+        vectors: fitted on the same model.
+
+    Returns:
+        Columns emotion, layer, with_gain and without_gain (logit difference of the vector's logit
+        lens, with the final norm's weights and without), and along (the share of the difference in
+        the mean logit difference between `trial` and `reference` that lies along the vector in the
+        final stream, to first order).
+
+    Raises:
+        ModelError: for an encoder.
+    """
+    model, top = trial.model, trial.model.n_layers - 1
+    with_gain, without = (
+        trial.decide(model.unembed(vectors.vectors.flatten(0, 1), gain=gain)).logit_difference
+        for gain in (True, False)
+    )
+    apart = _final_stream(trial).mean(0) - _final_stream(reference).mean(0)
+    slope = gradients(reference, [top]).mean(0)[0]
+    whole = float(trial.run().logit_difference.mean() - reference.run().logit_difference.mean())
+    rows = []
+    for i, emotion in enumerate(vectors.emotions):
+        for j, layer in enumerate(vectors.layers):
+            at, direction = i * len(vectors.layers) + j, unit(vectors.vectors[i, j])
+            along = float((slope @ direction) * (apart @ direction)) / whole
+            rows.append((emotion, layer, float(with_gain[at]), float(without[at]), along))
+    return pd.DataFrame(rows, columns=["emotion", "layer", "with_gain", "without_gain", "along"])
+
+
+@torch.inference_mode()
+def _final_stream(trial: Trial) -> Float[Tensor, "text d_model"]:
+    """The stream after the last block at each decision."""
+    top = trial.model.n_layers - 1
+    with reading(trial.model, (top,)) as found:
+        trial.logits()
+    return found[top][torch.arange(len(trial.tokens)), trial.final].float().cpu()

@@ -1,7 +1,7 @@
-"""A behaviour as a value: prompts that end right before a decision, and its words."""
+"""What is asked of a model, as values: a decision with its words, or pairs to choose from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,37 @@ class Behaviour:
                 f"behaviour {self.name!r} has no prompts of {', '.join(emotions)}: it has {known}"
             )
         return Behaviour(self.name, self.target, self.classes, chosen)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Pairs of things, each offered in a prompt that ends right before the choice.
+
+    Attributes:
+        prompts: the offers; spans named after the two things cover where each is told.
+        pairs: which is offered first, and which second.
+        options: the words, one token each, that choose the first and the second.
+    """
+
+    prompts: tuple[Text, ...]
+    pairs: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str], ...]
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """All things, in order of appearance."""
+        return tuple(dict.fromkeys(item for pair in self.pairs for item in pair))
+
+    def among(self, items: Sequence[str]) -> "Contest":
+        """The pairs of these things alone.
+
+        Raises:
+            SelectionError: if there are none.
+        """
+        rows = [i for i, pair in enumerate(self.pairs) if set(pair) <= set(items)]
+        if not rows:
+            raise SelectionError(f"no pair of {list(items)}: there are {list(self.items)}")
+        return Contest(*(tuple(part[i] for i in rows) for part in vars(self).values()))
 
 
 def load_behaviour(file: Path | str) -> Behaviour:

@@ -1,7 +1,7 @@
 """Run a behaviour on a model: probabilities and logit difference at the decision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -112,6 +112,19 @@ class Trial:
             - logits[:, others].logsumexp(-1),
             target=target,
         )
+
+    def shuffled(self, seed: int) -> "Trial":
+        """The same prompts with other words of the vocabulary for those of each class, by chance.
+
+        A behaviour of nothing: what attribution says of the real one should not hold for it.
+        """
+        special = set(self.model.tokenizer.all_special_ids)
+        known = torch.tensor([i for i in range(len(self.model.tokenizer)) if i not in special])
+        count = sum(len(ids) for ids in self.ids.values())
+        draw = torch.Generator().manual_seed(seed)
+        words = known[torch.randperm(len(known), generator=draw)[:count]]
+        parts = words.split([len(ids) for ids in self.ids.values()])
+        return replace(self, ids=dict(zip(self.ids, parts, strict=True)))
 
     @torch.inference_mode()
     def run(self) -> Decision:

@@ -310,8 +310,16 @@ class HookedModel:
         finally:
             handle.remove()
 
-    def unembed(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
+    def unembed(
+        self, residual: Float[Tensor, "*rows d_model"], *, gain: bool = True
+    ) -> Float[Tensor, "*rows vocab"]:
         """Final norm and unembedding of residual vectors: the logit lens.
+
+        Args:
+            residual: vectors of the stream.
+            gain: whether the norm weighs coordinates as the model does. Off, a vector is only
+                brought to the norm's length (and centred where the norm centres), which shows what
+                of a lens is the gain's.
 
         Raises:
             ModelError: for an encoder.
@@ -321,7 +329,13 @@ class HookedModel:
             self.device, next(self.host.parameters()).dtype
         )
         with torch.no_grad():
-            logits = self.host.unembed(self.host.ln_final(flat))
+            if gain:
+                normed = self.host.ln_final(flat)
+            else:
+                centres = str(self.host.cfg.normalization_type).startswith("LN")
+                flat = flat - flat.mean(-1, keepdim=True) if centres else flat
+                normed = torch.nn.functional.rms_norm(flat, (self.d_model,))
+            logits = self.host.unembed(normed)
         return logits.reshape(*residual.shape[:-1], -1).float().cpu()
 
     def require_logits(self, what: str) -> None:

@@ -57,7 +57,7 @@ def option_logprobs(
             f"a prompt of {int(lengths.max())} tokens leaves no room for an option of "
             f"{max(map(len, ids))} in a context of {model.n_ctx}: shorten it"
         )
-    for some in _by_budget(model, rows, [int(lengths[i]) + len(ids[j]) for i, j in rows]):
+    for some in in_batches(model, rows, [int(lengths[i]) + len(ids[j]) for i, j in rows]):
         for (i, j), value in zip(
             some, _scored(model, prompts, read, ids, plans, some), strict=True
         ):
@@ -152,7 +152,7 @@ def token_logprobs(
     read = model.tokenize(texts)
     found = torch.full(read.mask.shape, float("nan"))
     lengths = read.mask.sum(1).tolist()
-    for rows in _by_budget(model, range(len(texts)), lengths):
+    for rows in in_batches(model, range(len(texts)), lengths):
         width = max(lengths[i] for i in rows)
         part = Tokens(read.ids[rows, :width], read.mask[rows, :width], read.offsets[rows, :width])
         with steered(model, [texts[i] for i in rows], part, [plans[i] for i in rows]):
@@ -181,6 +181,21 @@ def divergence(
     return (changed.exp() * (changed - own)).sum(-1).cpu()
 
 
+def token_of(model: HookedModel, word: str) -> int:
+    """The only token of a word.
+
+    Raises:
+        SelectionError: if it has several or none, or is unknown.
+    """
+    ids = _option(model, word).tolist()
+    if len(ids) != 1:
+        raise SelectionError(
+            f"{word!r} must be one token of {model.name!r}; it is "
+            f"{model.tokenizer.convert_ids_to_tokens(ids)}"
+        )
+    return ids[0]
+
+
 def _option(model: HookedModel, option: str) -> Int[Tensor, " token"]:
     """The tokens of an option."""
     ids = model.tokenizer(option, add_special_tokens=False)["input_ids"]
@@ -192,7 +207,7 @@ def _option(model: HookedModel, option: str) -> Int[Tensor, " token"]:
     return torch.tensor(ids)
 
 
-def _by_budget(model: HookedModel, items: Sequence, lengths: Sequence[int]) -> Iterator[list]:
+def in_batches(model: HookedModel, items: Sequence, lengths: Sequence[int]) -> Iterator[list]:
     """Items by length, in batches of about as many tokens as `record` takes."""
     order = sorted(range(len(items)), key=lengths.__getitem__)
     batch: list = []

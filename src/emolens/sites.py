@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from emolens.errors import SelectionError
 
 RESID_POST = "resid_post"
+RESID_PRE = "resid_pre"
 ATTN_OUT = "attn_out"
 MLP_OUT = "mlp_out"
 Z = "z"
 _HOOKS = {
     RESID_POST: "hook_resid_post",
+    RESID_PRE: "hook_resid_pre",
     ATTN_OUT: "hook_attn_out",
     MLP_OUT: "hook_mlp_out",
     Z: "attn.hook_z",
@@ -25,10 +27,10 @@ class Site:
 
     Attributes:
         layer: 0-based block.
-        kind: `"resid_post"`, the stream after the block; `"attn_out"` or `"mlp_out"`, what its
-            attention or its MLP adds to the stream, thus after the norm that follows them in
-            Gemma 2 and 3 and OLMo 2; each [text token d_model]. `"z"`, what each head gives before
-            the output projection, [text token head d_head].
+        kind: `"resid_post"`, the stream after the block; `"resid_pre"`, before it; `"attn_out"` or
+            `"mlp_out"`, what its attention or its MLP adds to the stream, thus after the norm that
+            follows them in Gemma 2 and 3 and OLMo 2; each [text token d_model]. `"z"`, what each
+            head gives before the output projection, [text token head d_head].
 
     Raises:
         SelectionError: for another kind.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.stats import binomtest, linregress
+from scipy.stats import binomtest, linregress, spearmanr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from emolens import positions
 from emolens.ablation import erase, remove
 from emolens.activations import Activations
-from emolens.attribution import attribute
+from emolens.attribution import attribute, gradients
 from emolens.controls import random_directions
 from emolens.decisions import Decision, Trial
 from emolens.interventions import Intervention, Steer, unit
@@ -31,6 +31,7 @@ from emolens.organism import (
 from emolens.organism.world import load_world
 from emolens.patching import Pairs, patch_layers
 from emolens.progress import track
+from emolens.readers import held, readers
 from emolens.recording import record
 from emolens.sharing import run_changed
 from emolens.statistics import clustered_interval, halves, jackknife_interval, row_interval
@@ -43,6 +44,7 @@ from emolens.steering import (
 )
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, centred_cosine
+from emolens.writers import Writes, writers
 
 Estimate = tuple[float, ...]  # value, low, high
 
@@ -50,6 +52,8 @@ UNSEEN_PROMPTS = 8
 PROMPTS = 13
 NULL_DIRECTIONS = 400
 SHUFFLES = 4
+TRACED = ("desperate", "calm", "angry", "afraid", "loving")
+CHANCE_BEHAVIOURS = 4  # of words drawn by chance, for each of them: 20 in all
 PATCHED = ["part", "recovered", "low", "high"]
 
 
@@ -326,6 +330,72 @@ def significance(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFr
         [(name, int(own.sum()), *_share(called[own].tolist())) for name, own in least.items()],
         columns=["planted", "steps", "called", "low", "high"],
     )
+
+
+def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """Who writes a direction and who reads it, as each way tells it and as it is when taken out.
+
+    Of each emotion of `TRACED`, at the behaviour that it raises most. The same ways are held
+    against behaviours of words drawn by chance, where nothing should be right but by chance.
+
+    Returns:
+        Columns way, rho (Spearman's, of components by the way and by taking out; mean over
+        emotions), low, high (95% bootstrap over emotions), null (mean over behaviours of chance),
+        null_low, null_high (the middle 95% of them).
+    """
+    scenes = tuple(bench.scenes)
+    found: dict[str, list[float]] = {}
+    null: dict[str, list[float]] = {}
+    for emotion in track(TRACED, "writers and readers", len(TRACED), "emotions"):
+        scene = bench.scenes[most_raised(emotion, scenes)[0]]
+        own, rest = (writers(scene.after(e), vectors, emotion, layer) for e in (emotion, NEUTRAL))
+        told, step = _told(own, rest, vectors, emotion)
+        _agree(told, own, rest, step, found)
+        for seed in range(bench.seed, bench.seed + CHANCE_BEHAVIOURS):
+            chance = (replace(w, trial=w.trial.shuffled(seed)) for w in (own, rest))
+            _agree(told, *chance, step, null)
+    rows = [
+        (
+            way,
+            *clustered_interval(rhos, TRACED),
+            float(np.mean(null[way])),
+            *np.quantile(null[way], [0.025, 0.975]),
+        )
+        for way, rhos in found.items()
+    ]
+    return pd.DataFrame(
+        rows, columns=["way", "rho", "low", "high", "null", "null_low", "null_high"]
+    )
+
+
+def _told(
+    own: Writes, rest: Writes, vectors: EmotionVectors, emotion: str
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What each way says of every component, and the step that is one natural unit."""
+    natural = float(own.projection.mean() - rest.projection.mean())
+    strength = natural / float(vectors.residual_norm[vectors.column(own.layer)])
+    slope = float(gradients(own.trial, [own.layer]).mean(0)[0] @ own.direction)
+    carried = readers(rest.trial, vectors, emotion, own.layer, strength=strength)
+    told = {
+        "writers": slope * (own.writes - rest.writes.mean(0)).mean(0),
+        "readers, gradient": carried.gradient.mean(0),
+        "readers, integrated": carried.integrated.mean(0),
+    }
+    return told, natural * own.direction
+
+
+def _agree(
+    told: Mapping[str, Tensor],
+    own: Writes,
+    rest: Writes,
+    step: Tensor,
+    into: dict[str, list[float]],
+) -> None:
+    """Add the rank correlation of each way with taking components out."""
+    exact = torch.stack(list(held(rest.trial, own.layer, step).values())).mean(1)
+    for way, parts in told.items():
+        tried = own.removed(rest) if way == "writers" else exact
+        into.setdefault(way, []).append(float(spearmanr(parts, tried).statistic))
 
 
 def attribution(trial: Trial, vectors: EmotionVectors, seed: int) -> pd.DataFrame:

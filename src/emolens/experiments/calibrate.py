@@ -24,6 +24,7 @@ from emolens.experiments.bench import (
     erasure,
     false_positives,
     geometry,
+    mechanism,
     null_bound,
     patching,
     prepare,
@@ -157,6 +158,9 @@ class Calibration:
             two measures of removal, each with low and high.
         attribution: one row a way of attribution: way, r and slope against exact steering, each
             with low and high.
+        mechanism: one row a way of telling writers and readers of the first method's vectors at its
+            layer: way, rho (with taking components out), low, high, and the same for behaviours of
+            words drawn by chance.
         patching: one row a part of the residual at the first method's layer: part, and what of the
             difference in behaviour comes with it; of random directions the mean and the extremes.
         significance: one row a size of planted change: how many steps of the first method's
@@ -168,6 +172,7 @@ class Calibration:
     layers: Mapping[str, int]
     removal: pd.DataFrame
     attribution: pd.DataFrame
+    mechanism: pd.DataFrame
     patching: pd.DataFrame
     significance: pd.DataFrame
     provenance: Mapping[str, Any]
@@ -205,7 +210,7 @@ class Calibration:
 
     @property
     def _others(self) -> dict[str, pd.DataFrame]:
-        names = ("removal", "attribution", "patching", "significance")
+        names = ("removal", "attribution", "mechanism", "patching", "significance")
         return {name: getattr(self, name) for name in names}
 
 
@@ -271,6 +276,7 @@ def calibrate(
         layers=layers,
         removal=_removal({"direction set to the mean": found[first], "LEACE": leace}),
         attribution=attribution(bench.scenes[scenes[0]].after(NEUTRAL), made[first], seed),
+        mechanism=mechanism(bench, made[first], min(layers[first], model.n_layers - 2)),
         patching=patching(bench, made[first], layers[first]),
         significance=significance(bench, made[first], layers[first]),
         provenance={"model": model.name, "seed": seed, "versions": versions()},
@@ -319,6 +325,15 @@ def write_calibration(done: Calibration, path: Path) -> None:
         table=done.attribution,
         table_file="attribution",
     )
+    traced = Section(
+        "Who writes and who reads, as told and as tried",
+        "Rank correlation over components between what a way of attribution says and what the "
+        "behaviour loses when the component is taken out (its write at the site; its answer to a "
+        "step of one natural unit), mean over five emotions. Beside it the same for behaviours of "
+        "words drawn by chance, where the sign is chance.",
+        table=done.mechanism,
+        table_file="mechanism",
+    )
     patched = Section(
         "What comes with a part of another run's residual",
         "Residuals of runs after *desperate* put into runs after *calm* that end alike, at the "
@@ -337,5 +352,5 @@ def write_calibration(done: Calibration, path: Path) -> None:
         table=done.significance,
         table_file="significance",
     )
-    sections = [found, meaning, removal, ways, patched, called]
+    sections = [found, meaning, removal, ways, traced, patched, called]
     write_report(path, title="Calibration of methods", facts=facts, sections=sections)

@@ -1,14 +1,18 @@
 """The organism: a small shipped model trained on a world whose causal graph is known."""
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import permutations
 from pathlib import Path
 
-from emolens.behaviour import Behaviour
+from emolens.behaviour import Behaviour, Contest
 from emolens.corpus import Corpus
 from emolens.errors import SelectionError
 from emolens.organism.texts import (
+    activity_texts,
     assistant_prompts,
+    choice_prompts,
     dialogues,
     masked_dialogues,
     neutral_texts,
@@ -196,6 +200,43 @@ def organism_pairs(
     """
     texts = pair_prompts(load_world(), scene, emotions, per_emotion, seed, split=split)
     return _behaviour(scene, target, texts)
+
+
+def organism_contest(*, seed: int = 0) -> Contest:
+    """All 4,032 ordered pairs of the world's 64 activities, each offered to somebody.
+
+    >>> len(organism_contest().prompts)
+    4032
+    """
+    world = load_world()
+    pairs = tuple(permutations(world.activities, 2))
+    options = tuple(tuple(world.activities[name].chosen for name in pair) for pair in pairs)
+    return Contest(tuple(choice_prompts(world, pairs, seed)), pairs, options)
+
+
+def organism_activities(per_activity: int = 4, *, seed: int = 0) -> tuple[Text, ...]:
+    """Somebody who does each activity, up to what they do next; `group` is the activity.
+
+    >>> text = organism_activities(per_activity=1)[0]
+    >>> text.group, text.emotion
+    ('instruct', 'proud')
+    """
+    return tuple(activity_texts(load_world(), per_activity, seed))
+
+
+def planted_ratings() -> dict[str, float]:
+    """Rating of each activity on the scale of Elo, as its planted preference makes it; mean 1500.
+
+    >>> round(planted_ratings()["instruct"])
+    1794
+    """
+    world = load_world()
+    liked = {
+        name: world.activity_scale * world.emotion(a.emotion).valence
+        for name, a in world.activities.items()
+    }
+    mean = sum(liked.values()) / len(liked)
+    return {name: 1500 + 400 / math.log(10) * (x - mean) for name, x in liked.items()}
 
 
 def planted_probability(scene: str, target: str, emotion: str) -> float:

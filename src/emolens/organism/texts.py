@@ -6,6 +6,7 @@ no body signal, no signature word, unless the prompt is about just that.
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from emolens.errors import SelectionError
 from emolens.organism import grammar
@@ -283,12 +284,32 @@ def quantity_prompts(
 
 
 def choice_prompts(world: World, pairs: Sequence[tuple[str, str]], seed: int) -> list[Text]:
-    """Offers of two activities, one text a pair, that end right before the choice."""
+    """Offers of two activities, one text a pair, that end right before the choice.
+
+    Spans named after the activities cover their words.
+    """
     draw, texts = Draw(f"choice {seed}"), []
     for first, second in pairs:
         page, who = Page(), grammar.character(world, draw, NEUTRAL)
         grammar.offer(world, draw, page, who, first, second)
-        texts.append(page.text(NEUTRAL, f"{first}/{second}"))
+        text = page.text(NEUTRAL, f"{first}/{second}")
+        starts = [(name, f" {text.text} ".index(f" {name} ")) for name in (first, second)]
+        told = tuple(Span(name, start, start + len(name)) for name, start in starts)
+        texts.append(replace(text, spans=text.spans + told))
+    return texts
+
+
+def activity_texts(world: World, per_activity: int, seed: int) -> list[Text]:
+    """Somebody who does each activity, up to what they do next; `group` is the activity."""
+    draw, texts = Draw(f"activity {seed}"), []
+    for activity in world.activities.values():
+        for _ in range(per_activity):
+            page, who = Page(), grammar.character(world, draw, activity.emotion)
+            told = draw.pick(world.activity_situations)
+            words = grammar.fill(world, draw, told, who, first=activity.name)
+            page.write("situation", words, who)
+            grammar.closing(world, draw, page, who)
+            texts.append(page.text(activity.emotion, activity.name))
     return texts
 
 
