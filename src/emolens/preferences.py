@@ -152,7 +152,7 @@ def ratings(compared: pd.DataFrame, *, hard: bool = False) -> pd.Series:
 
     >>> told = pd.DataFrame({"first": ["a", "b"], "second": ["b", "a"], "p": [0.9, 0.3]})
     >>> ratings(told).round().to_dict()
-    {'a': 1621.0, 'b': 1379.0}
+    {'a': 1620.0, 'b': 1380.0}
     """
     from choix import ilsr_pairwise_dense
 

@@ -228,7 +228,7 @@ def planted_ratings() -> dict[str, float]:
     """Rating of each activity on the scale of Elo, as its planted preference makes it; mean 1500.
 
     >>> round(planted_ratings()["instruct"])
-    1794
+    1764
     """
     world = load_world()
     liked = {
