@@ -27,7 +27,8 @@ def permutations(count: int, d_model: int, seed: int) -> Int[Tensor, "count d_mo
     [0, 1, 2]
     """
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(d_model, generator=generator) for _ in range(count)])
+    orders = [torch.randperm(d_model, generator=generator) for _ in range(count)]
+    return torch.stack(orders) if orders else torch.empty(0, d_model, dtype=torch.long)
 
 
 def shuffled(activations: Activations, seed: int) -> Activations:

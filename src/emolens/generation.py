@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -272,9 +273,9 @@ def _driven(
     with ExitStack() as stack:
         if blocks is None:
             stack.enter_context(hooked(model, {Site(k): each for k, each in drivers.items()}))
-        for k, driver in drivers.items() if blocks else ():
-            handle = blocks[k].register_forward_hook(driver.after)
-            stack.callback(handle.remove)
+        else:
+            for k, driver in drivers.items():
+                stack.callback(blocks[k].register_forward_hook(driver.after).remove)
         yield
 
 
@@ -302,7 +303,7 @@ class _Driver:
             residual = residual.index_copy(0, torch.tensor(rows, device=residual.device), changed)
         return residual
 
-    def after(self, _block: torch.nn.Module, _args: object, given: object) -> object:
+    def after(self, _block: torch.nn.Module, _args: Any, given: Any) -> Any:
         """The same as a plain hook: what a block gives, the stream alone or with more behind it."""
         return (self(given[0]), *given[1:]) if isinstance(given, tuple) else self(given)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,7 @@ def strength_window(
     Raises:
         SelectionError: if strengths do not grow, or nothing is written.
     """
-    if any(b <= a for a, b in zip(strengths, strengths[1:], strict=False)) or strengths[0] <= 0:
+    if any(b <= a for a, b in pairwise(strengths)) or strengths[0] <= 0:
         raise SelectionError(f"strengths {list(strengths)} do not grow from above 0: sort them")
     floor, first = float("-inf"), None
     rows = []

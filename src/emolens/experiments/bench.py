@@ -352,8 +352,8 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
         told, step = _told(own, rest, vectors, emotion)
         _agree(told, own, rest, step, found)
         for seed in range(bench.seed, bench.seed + CHANCE_BEHAVIOURS):
-            chance = (replace(w, trial=w.trial.shuffled(seed)) for w in (own, rest))
-            _agree(told, *chance, step, null)
+            one, other = (replace(w, trial=w.trial.shuffled(seed)) for w in (own, rest))
+            _agree(told, one, other, step, null)
     rows = [
         (
             way,

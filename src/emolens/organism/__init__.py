@@ -210,7 +210,8 @@ def organism_contest(*, seed: int = 0) -> Contest:
     """
     world = load_world()
     pairs = tuple(permutations(world.activities, 2))
-    options = tuple(tuple(world.activities[name].chosen for name in pair) for pair in pairs)
+    said = {name: activity.chosen for name, activity in world.activities.items()}
+    options = tuple((said[first], said[second]) for first, second in pairs)
     return Contest(tuple(choice_prompts(world, pairs, seed)), pairs, options)
 
 
