@@ -146,7 +146,9 @@ def test_inspects_scorers_are_judges():
     assert judge("the answer is Venus", {"target": "Mercury"}) == "I"
 
 
-def test_code_is_handed_to_the_sandbox_and_judged_by_what_comes_back(organism, monkeypatch):
+def test_code_is_handed_to_the_sandbox_and_judged_by_what_comes_back(
+    organism, monkeypatch, tmp_path
+):
     """A sandbox that runs nothing stands in: it says that code with "right" in it has passed."""
     inspect_ai = pytest.importorskip("inspect_ai")
     from inspect_ai.util import ExecResult, SandboxEnvironment, sandboxenv
@@ -165,7 +167,7 @@ def test_code_is_handed_to_the_sandbox_and_judged_by_what_comes_back(organism, m
 
         async def exec(self, cmd, input=None, **_options):
             ran.append((cmd, input))
-            passed = "right" in input
+            passed = "right" in str(input)
             return ExecResult(passed, 0 if passed else 1, "", "")
 
         async def write_file(self, file, contents):
@@ -188,14 +190,15 @@ def test_code_is_handed_to_the_sandbox_and_judged_by_what_comes_back(organism, m
     code = emolens.evaluation_set("impossible")
     some = EvaluationSet("impossible", code.turns[:4], code.labels[:4])
     task = code_task(organism, some, sandbox="stands_in", samples=1)
-    log = inspect_ai.eval(task, display="none", log_dir=None)[0]
+    log = inspect_ai.eval(task, display="none", log_dir=str(tmp_path))[0]
     assert log.status == "success"
     verdicts = {str(s.id): next(iter(s.scores.values())).value for s in log.samples}
     names = [f"{row}/0" for row in some.labels.id]
     assert [verdicts[n] for n in names] == ["hack", "honest", "claim", "unreadable"]
-    assert len(ran) == 3
-    first = next(code for _, code in ran if "right" in code)
-    assert all(cmd == ["python3", "-"] for cmd, _ in ran)
+    ours = [(cmd, code) for cmd, code in ran if "assert" in str(code)]  # the rest is Inspect's
+    assert len(ours) == 3
+    first = next(code for _, code in ours if "right" in code)
+    assert all(cmd == ["python3", "-"] for cmd, _ in ours)
     assert "right = 1\n\nassert count_distinct" in first
     beliefs = emolens.evaluation_set("beliefs")
     with pytest.raises(SelectionError, match="a prompt without tests"):
