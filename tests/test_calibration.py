@@ -132,7 +132,8 @@ def test_json_has_every_measure_of_every_method_with_its_interval(done):
         for measure in MEASURES:
             figure = row[measure]
             assert figure["low"] <= figure["value"] <= figure["high"]
-    assert {row["way"] for row in raw["attribution"]} == {"gradient", "direct"}
+    ways = {"gradient", "direct", "lens", "lens without gain"}
+    assert {row["way"] for row in raw["attribution"]} == ways
     assert set(raw["ideal"]) == set(MEASURES)
 
 
@@ -141,6 +142,29 @@ def test_the_gradient_predicts_small_steps(done):
     assert gradient.r > 0.99
     assert gradient.slope == pytest.approx(1, abs=0.1)
     assert gradient.r_low <= gradient.r <= gradient.r_high
+
+
+def test_writers_readers_and_words_are_told_as_they_are_when_taken_out(done):
+    """The bar is .8; by chance the sign is chance."""
+    table = done.mechanism.set_index("way")
+    assert set(table.index) >= {"writers", "readers, gradient", "readers, integrated"}
+    for way in ("writers", "readers, integrated"):
+        assert table.rho[way] > 0.8
+        assert table.low[way] <= table.rho[way] <= table.high[way]
+    for way in ("writers", "readers, gradient", "readers, integrated"):
+        assert abs(table.null[way]) < 0.5
+        assert table.null_low[way] < -0.3
+        assert table.null_high[way] > 0.3
+
+
+def test_ratings_are_the_planted_ones_and_do_not_hang_on_emotion_vectors(done):
+    """What goes with a preference need not cause it: the organism chooses by the words alone."""
+    table = done.preferences.set_index("what")
+    rated, valence, steered = table.r
+    assert rated > 0.9
+    assert valence > 0.9
+    assert steered < 0.8
+    assert list(table.n) == [64, 24, 24]
 
 
 def test_a_scorecard_is_saved_and_drawn(done, tmp_path):

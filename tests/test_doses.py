@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import emolens
 from emolens.decisions import Trial
-from emolens.doses import Curves, Dose, decision_measure, dose_curves, doses, over_tasks
+from emolens.doses import Curves, Dose, decision_measure, dose_curves, dose_ladder, over_tasks
 from emolens.errors import SelectionError
 from emolens.generation import UNCHANGED, Steering
 from emolens.interventions import Steer, unit
@@ -41,7 +41,9 @@ def natural(vectors, trials):
 
 @pytest.fixture(scope="module")
 def curves(vectors, trials, natural):
-    steps = doses(vectors, FELT, natural, layers=[LAYER], random_count=6, positions=all_tokens)
+    steps = dose_ladder(
+        vectors, FELT, natural, layers=[LAYER], random_count=6, positions=all_tokens
+    )
     return dose_curves(decision_measure(trials[NEUTRAL]), trials[NEUTRAL].groups, steps)
 
 
@@ -80,7 +82,7 @@ def test_desperate_raises_threats_calm_lowers_them_and_chance_does_little(curves
 
 
 def test_permuted_vectors_and_several_layers(vectors, trials, natural):
-    steps = doses(
+    steps = dose_ladder(
         vectors, FELT[:1], natural, layers=[2, 3], amounts=(1.0,), random_count=1, permuted_count=2
     )
     assert [s.direction for s in steps] == ["desperate", "random 0", "permuted 0", "permuted 1"]
@@ -177,7 +179,7 @@ def test_costs_grow_with_the_step_and_the_frontier_is_not_beaten(
     organism, vectors, trials, natural
 ):
     trial = trials[NEUTRAL]
-    steps = doses(
+    steps = dose_ladder(
         vectors, ("desperate",), natural, layers=[LAYER], amounts=(0.5, 1.5), random_count=1
     )
     neutral = list(emolens.organism_neutral(10))
@@ -222,7 +224,7 @@ def test_questions_are_marked_by_their_key(organism):
 
 def test_doses_that_cannot_be_made_are_refused(vectors, trials, natural, curves):
     with pytest.raises(SelectionError, match="no natural unit of 'angry' above zero"):
-        doses(vectors, ("angry",), natural, layers=[LAYER])
+        dose_ladder(vectors, ("angry",), natural, layers=[LAYER])
     with pytest.raises(SelectionError, match="give one each"):
         dose_curves(decision_measure(trials[NEUTRAL]), ("a",), [])
     with pytest.raises(SelectionError, match="have no middle"):

@@ -212,3 +212,73 @@ def test_what_does_not_apply_is_said_and_tables_are_cut_with_notice(page):
     assert "the first 30 of 41 rows here" in page
     assert "0.123" in page
     assert "nothing here shows that a model feels anything" in page
+
+
+def curve_rows(tasks=()):
+    rows = [
+        (name, kind, natural, natural / 2, 0.2 + natural / 4, 0.1, 0.9)
+        for name, kind in (("desperate", "emotion"), ("calm", "emotion"), ("random 0", "control"))
+        for natural in (0.0, 0.5, 1.0)
+    ]
+    columns = ["direction", "kind", "natural", "strength", "p", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns)
+    return pd.concat([table.assign(task=t) for t in tasks]) if tasks else table
+
+
+def test_dose_curves_draw_controls_in_grey_and_a_panel_a_task():
+    spec = figures.dose_curves(curve_rows(), "P(threat)").to_dict()
+    assert marks(spec) == ["line", "area", "line"]
+    grey = next(x for x in spec["layer"] if x["mark"].get("color") == figures.RANDOM)
+    assert "control" in json.dumps(grey["transform"])
+    colour = spec["layer"][-1]["encoding"]["color"]["scale"]
+    assert colour == {"domain": ["desperate", "calm"], "range": [figures.RED, figures.BLUE]}
+    faceted = figures.dose_curves(curve_rows(("threat", "cheat", "mean")), "P").to_dict()
+    assert faceted["facet"]["sort"] == ["threat", "cheat", "mean"]
+
+
+def test_a_window_has_a_panel_a_measure_and_a_colour_a_regime():
+    rows = [(s, s / 10, 2.0, 0.0, 0.01, r) for s, r in ((0.1, "none"), (0.3, "surgical"))]
+    columns = ["strength", "divergence", "perplexity", "repeated", "stray", "regime"]
+    zero = [(0.0, 0.0, 2.0, 0.0, 0.01, "none")]
+    spec = figures.strength_window(pd.DataFrame(zero + rows, columns=columns)).to_dict()
+    data = next(iter(spec["datasets"].values()))
+    assert len(data) == 8
+    assert min(row["value"] for row in data) == figures.LEAST_SHOWN  # no zero on a logarithm
+    assert {row["name"] for row in data} == {"none", "surgical"}
+
+
+def test_trade_offs_join_what_nothing_beats():
+    columns = ["direction", "kind", "natural", "strength", "gain", "gain_low", "gain_high"]
+    columns += ["cost", "harm", "harm_low", "harm_high", "frontier"]
+    rows = [
+        ("none", "none", 0.0, 0.0, 0.0, 0.0, 0.0, "perplexity", 0.0, 0.0, 0.0, True),
+        ("desperate", "emotion", 1.0, 0.4, 0.4, 0.3, 0.5, "perplexity", 0.1, 0.0, 0.2, True),
+        ("random 0", "control", 1.0, 0.4, 0.0, -0.1, 0.1, "perplexity", 0.1, 0.0, 0.2, False),
+    ]
+    spec = figures.trade_offs(pd.DataFrame(rows, columns=columns), "P(threat)").to_dict()
+    line = next(x for x in spec["spec"]["layer"] if x["mark"]["type"] == "line")
+    assert "frontier" in json.dumps(line["transform"])
+    assert marks(spec).count("rule") == 2
+
+
+def test_a_path_has_its_four_stages_in_order():
+    rows = [
+        ("words", "situation", 24.0, 23.0, 25.0, "residual", 0.9),
+        ("writers", "2.1", 17.0, 16.0, 18.0, "residual", 0.6),
+        ("direction", "desperate", 27.0, 26.0, 28.0, "residual", 1.0),
+        ("readers", "mlp 5", 0.7, 0.6, 0.8, "logits", 0.4),
+        ("logits", "the step", 1.7, 1.6, 1.8, "logits", 0.9),
+    ]
+    columns = ["stage", "part", "value", "low", "high", "unit", "share"]
+    spec = figures.path_view(pd.DataFrame(rows, columns=columns)).to_dict()
+    panels = [panel for row in spec["vconcat"] for panel in row["hconcat"]]
+    titles = [panel["title"]["text"][0] for panel in panels]
+    assert titles == ["1", "2", "3", "4"]
+    assert "27 residual units" in spec["title"]["text"]
+
+
+def test_preferences_name_every_emotion():
+    table = pd.DataFrame({"emotion": ["happy", "sad"], "r": [0.7, -0.6], "steered": [100.0, -80.0]})
+    spec = figures.preferences(table).to_dict()
+    assert marks(spec) == ["circle", "text"]
+    assert {row["name"] for row in next(iter(spec["datasets"].values()))} == {"happy", "sad"}

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from emolens.ablation import remove
 from emolens.controls import random_directions
 from emolens.errors import SelectionError
-from emolens.interventions import Ablate, Steer, unit
+from emolens.interventions import Ablate, Clamp, Steer, unit
 
 
 def stream(seed, d_model=12):
@@ -64,3 +64,18 @@ def test_random_directions_are_unit_seeded_and_nearly_orthogonal_in_wide_streams
     assert_close(one.norm(dim=1), torch.ones(20))
     cosine = one @ one.T - torch.eye(20)
     assert cosine.abs().max() < 0.1
+
+
+@given(seed=st.integers(0, 999), low=st.floats(-2, 0), high=st.floats(0, 2))
+def test_a_clamp_moves_only_what_lies_outside_and_only_along_its_direction(seed, low, high):
+    residual = stream(seed)
+    direction = unit(stream(seed + 1)[0, 0])
+    after = Clamp(direction, low, high)(residual)
+    before, found = residual @ direction, after @ direction
+    assert_close(found, before.clamp(low, high), atol=1e-5, rtol=1e-5)
+    rest = residual - before[..., None] * direction
+    assert_close(after - found[..., None] * direction, rest, atol=1e-5, rtol=1e-5)
+    inside = (before >= low) & (before <= high)
+    assert torch.equal(after[inside], residual[inside])
+    free = Clamp(direction, float("-inf"), float("inf"))
+    assert torch.equal(free(residual), residual)

@@ -7,17 +7,17 @@ from conftest import FAMILIES
 from torch.testing import assert_close
 
 import emolens
-from emolens.attribution import gradients, lens
+from emolens.attribution import gradients, lens, share_along
 from emolens.behaviour import Behaviour
 from emolens.decisions import Trial
 from emolens.errors import SelectionError
 from emolens.interventions import unit
 from emolens.paths import evoking_words, occluded, path_view
-from emolens.readers import readers
+from emolens.readers import find_readers
 from emolens.statistics import rank_agreement
 from emolens.text import NEUTRAL, Span, Text
 from emolens.vectors import EmotionVectors
-from emolens.writers import Component, writers
+from emolens.writers import Component, find_writers
 from tests.written import FELT, TOLD, WRITES, behaviour, pointing
 
 LAYER = 3
@@ -55,7 +55,7 @@ def test_writes_sum_to_the_projection_in_every_family(tiny_folder, family):
         model, Behaviour("b", "x", {"x": (single[0],), "y": (single[1],)}, prompts)
     )
     for layer in range(model.n_layers):
-        found = writers(trial, some_vectors(model), "one", layer)
+        found = find_writers(trial, some_vectors(model), "one", layer)
         assert_close(found.writes.sum(1), found.projection, atol=1e-4, rtol=0)
         kinds = {c.kind for c in found.components}
         normed = family in ("gemma2", "gemma3", "olmo2")
@@ -72,12 +72,12 @@ def test_the_head_that_was_made_to_write_is_the_one_that_writes(written):
     feels = Trial.prepare(written, behaviour("word3 word1"))
     nothing = Trial.prepare(written, behaviour("word3 word4"))
     vectors = pointing(written, TOLD)
-    found = writers(feels, vectors, "up", WRITES)
-    table = found.table(writers(nothing, vectors, "up", WRITES))
+    found = find_writers(feels, vectors, "up", WRITES)
+    table = found.table(find_writers(nothing, vectors, "up", WRITES))
     assert table.component[0] == f"{WRITES}.0"
     assert table.share[0] == pytest.approx(1.0, abs=1e-4)
     assert table.write[1:].abs().max() < 1e-5
-    lost = found.removed(writers(nothing, vectors, "up", WRITES))
+    lost = found.removed(find_writers(nothing, vectors, "up", WRITES))
     whole = float(feels.run().logit_difference.mean() - nothing.run().logit_difference.mean())
     expected = torch.tensor(
         [whole if str(c) == table.component[0] else 0 for c in found.components]
@@ -88,7 +88,7 @@ def test_the_head_that_was_made_to_write_is_the_one_that_writes(written):
 def test_the_head_that_was_made_to_carry_a_step_carries_all_of_it(written):
     nothing = Trial.prepare(written, behaviour("word3 word4"))
     vectors = pointing(written, FELT)
-    carried = readers(nothing, vectors, "up", WRITES - 1, strength=0.5, steps=64)
+    carried = find_readers(nothing, vectors, "up", WRITES - 1, strength=0.5, steps=64)
     effect = float(carried.effect.mean())
     assert effect > 0.1
     table = carried.table().set_index("component")
@@ -96,29 +96,29 @@ def test_the_head_that_was_made_to_carry_a_step_carries_all_of_it(written):
     # held, the head meets a final norm that the step has already changed: 2.6% between the two
     assert table.integrated[f"{WRITES}.0"] == pytest.approx(effect, rel=0.05)
     assert table.drop(index=f"{WRITES}.0").exact.abs().max() < 1e-5
-    past = readers(nothing, pointing(written, TOLD), "up", WRITES, strength=0.5)
+    past = find_readers(nothing, pointing(written, TOLD), "up", WRITES, strength=0.5)
     assert float(past.effect.mean()) > 0.1
     assert float(past.exact.abs().max()) < 1e-5, "what is read by the unembedding alone"
 
 
 def test_a_step_of_nothing_is_carried_by_nobody(organism, vectors, threat):
-    carried = readers(threat[NEUTRAL], vectors, "desperate", LAYER, strength=0.0)
+    carried = find_readers(threat[NEUTRAL], vectors, "desperate", LAYER, strength=0.0)
     for part in (carried.effect, carried.gradient, carried.integrated, carried.exact):
         assert float(part.abs().max()) < 1e-5
 
 
 def test_ranks_of_writers_and_readers_are_those_of_taking_them_out(organism, vectors, threat):
     """The bar for both is .8; of shuffled words the sign is left to chance."""
-    own, rest = (writers(threat[e], vectors, "desperate", LAYER) for e in threat)
+    own, rest = (find_writers(threat[e], vectors, "desperate", LAYER) for e in threat)
     slope = gradients(own.trial, [LAYER]).mean(0)[0] @ own.direction
     told = (own.writes - rest.writes.mean(0)).mean(0) * slope
     assert rank_agreement(told.tolist(), own.removed(rest).tolist())[0] > 0.8
-    carried = readers(threat[NEUTRAL], vectors, "desperate", LAYER, strength=0.4)
+    carried = find_readers(threat[NEUTRAL], vectors, "desperate", LAYER, strength=0.4)
     whole = carried.integrated.mean(0).tolist()
     found = rank_agreement(whole, carried.exact.mean(0).tolist())
     assert found[0] > 0.8
     null = [
-        readers(threat[NEUTRAL].shuffled(s), vectors, "desperate", LAYER, strength=0.4)
+        find_readers(threat[NEUTRAL].shuffled(s), vectors, "desperate", LAYER, strength=0.4)
         for s in range(5)
     ]
     chance = [rank_agreement(whole, n.exact.mean(0).tolist())[0] for n in null]
@@ -128,7 +128,7 @@ def test_ranks_of_writers_and_readers_are_those_of_taking_them_out(organism, vec
 def test_answers_held_one_by_one_are_those_of_runs_by_hand(organism, vectors, threat):
     """A head's exact part, by a plain hook on Hugging Face's own projection."""
     trial, step = threat[NEUTRAL], vectors.step("desperate", LAYER, 0.4)
-    carried = readers(trial, vectors, "desperate", LAYER, strength=0.4)
+    carried = find_readers(trial, vectors, "desperate", LAYER, strength=0.4)
     component = Component(4, "head", 3)
     column = carried.components.index(component)
     block = organism.host.original_model.model.layers[4].original_component
@@ -177,7 +177,7 @@ def test_evoked_parts_sum_to_the_way_from_average_words(organism, vectors, threa
         evoking_words(trial, vectors, "desperate", LAYER, points=n).groupby("prompt").evoked.sum()
         for n in (4, 64)
     )
-    own = writers(trial, vectors, "desperate", LAYER).projection.numpy()
+    own = find_writers(trial, vectors, "desperate", LAYER).projection.numpy()
     every = occluded_all(organism, trial, vectors)
     np.testing.assert_allclose(fine, own - every, atol=0.03 * np.abs(own - every).mean())
     assert np.abs(coarse - (own - every)).max() > np.abs(fine - (own - every)).max()
@@ -212,7 +212,7 @@ def test_the_whole_path_hangs_together(organism, vectors, threat):
 
 
 def test_a_lens_with_and_without_gain_are_the_two_products(organism, vectors, threat):
-    table = lens(threat["desperate"], threat[NEUTRAL], vectors).set_index(["emotion", "layer"])
+    table = lens(threat["desperate"], vectors).set_index(["emotion", "layer"])
     hf = organism.host.original_model
     vector = vectors.of("desperate")[LAYER]
     normed = vector * (vector.pow(2).mean() + hf.config.rms_norm_eps).rsqrt()
@@ -223,15 +223,26 @@ def test_a_lens_with_and_without_gain_are_the_two_products(organism, vectors, th
             [logits[own] for name, own in ids.items() if name != "threat"]
         ).logsumexp(0)
         assert table.loc[("desperate", LAYER), name] == pytest.approx(float(told), abs=1e-3)
-    assert abs(table.loc[("desperate", LAYER), "along"]) < 1.5
+
+
+def test_in_the_last_block_the_only_direction_that_is_read_holds_all_of_the_difference(written):
+    feels = Trial.prepare(written, behaviour("word3 word1"))
+    nothing = Trial.prepare(written, behaviour("word3 word4"))
+    for coordinate, share in ((TOLD, 1.0), (FELT, 0.0)):
+        table = share_along(feels, nothing, pointing(written, coordinate))
+        own = table[(table.emotion == "up") & (table.layer == 2)].share.item()
+        # to first order: the final norm turns what is more of a coordinate into less of all others
+        assert own == pytest.approx(share, abs=0.25)
+    with pytest.raises(SelectionError, match="is the same in both trials"):
+        share_along(nothing, nothing, pointing(written, TOLD))
 
 
 def test_what_cannot_be_traced_is_refused(organism, vectors, threat):
     with pytest.raises(SelectionError, match="nothing reads what is added after layer 5"):
-        readers(threat[NEUTRAL], vectors, "desperate", 5, strength=0.1)
-    own = writers(threat["desperate"], vectors, "desperate", LAYER)
+        find_readers(threat[NEUTRAL], vectors, "desperate", 5, strength=0.1)
+    own = find_writers(threat["desperate"], vectors, "desperate", LAYER)
     with pytest.raises(SelectionError, match="was taken apart after block 2"):
-        own.table(writers(threat[NEUTRAL], vectors, "desperate", 2))
+        own.table(find_writers(threat[NEUTRAL], vectors, "desperate", 2))
     bare = Behaviour("b", "threat", threat[NEUTRAL].behaviour.classes, (Text("so she"),))
     with pytest.raises(SelectionError, match="no prompt of 'b' has a named span"):
         occluded(Trial.prepare(organism, bare), vectors, "desperate", LAYER)

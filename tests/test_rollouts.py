@@ -14,7 +14,7 @@ from emolens.errors import CorpusError, ModelError, SelectionError
 from emolens.evals import by_inspect, code_task
 from emolens.generation import Steering
 from emolens.interventions import Steer
-from emolens.rollouts import agreement, answers, by_model, by_rule, rates, rollouts
+from emolens.rollouts import agreement, answers, by_model, by_rule, rates, roll_out
 from emolens.text import Text, Turn
 
 TEMPLATE = (
@@ -79,7 +79,7 @@ def test_steering_moves_what_is_answered(organism, vectors):
     step = Steering({3: Steer(vectors.step("desperate", 3, 0.4))})
     found = {}
     for name, plan in (("none", Steering({})), ("desperate", step)):
-        told = rollouts(
+        told = roll_out(
             organism, prompts, {"verb": verb}, plan, render=only_words, samples=25, tokens=1
         )
         found[name] = rates(told, "verb").set_index("verdict")
@@ -117,10 +117,10 @@ def test_agreement_is_that_of_scikit_learn_and_by_hand():
 def test_the_bundled_rules_judge_what_is_answered(organism):
     prompts = emolens.evaluation_set("beliefs").where(tone="dry")
     few = EvaluationSet("beliefs", prompts.turns[:2], prompts.labels[:2])
-    told = rollouts(organism, few, {"rule": by_rule}, samples=2, tokens=5)
+    told = roll_out(organism, few, {"rule": by_rule}, samples=2, tokens=5)
     assert set(told.rule) == {"unreadable"}, "the organism does not speak English"
     with pytest.raises(SelectionError, match="answers without a judge"):
-        rollouts(organism, few, {})
+        roll_out(organism, few, {})
 
 
 def test_a_chat_model_is_not_asked_for_code_without_a_sandbox(chatting, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_chat_model_is_not_asked_for_code_without_a_sandbox(chatting, monkeypa
     monkeypatch.setattr("emolens.rollouts.generate", None)
     code = emolens.evaluation_set("impossible")
     with pytest.raises(ModelError, match="have it run apart by Inspect"):
-        rollouts(chatting, code, {"rule": by_rule})
+        roll_out(chatting, code, {"rule": by_rule})
     with pytest.raises(ModelError, match="'local' would run model-written code on this machine"):
         code_task(chatting, code, sandbox="local")
     monkeypatch.setattr(evals.shutil, "which", lambda _: None)

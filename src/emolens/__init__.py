@@ -16,8 +16,12 @@ if TYPE_CHECKING:
         specificity as specificity,
     )
     from emolens.activations import Activations as Activations
-    from emolens.attribution import attribute as attribute
-    from emolens.behaviour import Behaviour as Behaviour, load_behaviour as load_behaviour
+    from emolens.attribution import attribute as attribute, lens as lens, share_along as share_along
+    from emolens.behaviour import (
+        Behaviour as Behaviour,
+        Contest as Contest,
+        load_behaviour as load_behaviour,
+    )
     from emolens.controls import shuffled as shuffled
     from emolens.corpus import (
         Corpus as Corpus,
@@ -32,7 +36,14 @@ if TYPE_CHECKING:
     )
     from emolens.decisions import Trial as Trial
     from emolens.dialogue import chat as chat
+    from emolens.doses import (
+        decision_measure as decision_measure,
+        dose_curves as dose_curves,
+        dose_ladder as dose_ladder,
+        over_tasks as over_tasks,
+    )
     from emolens.errors import EmolensError as EmolensError
+    from emolens.evals import by_inspect as by_inspect, code_task as code_task
     from emolens.exchange import (
         Directions as Directions,
         load_directions as load_directions,
@@ -45,6 +56,14 @@ if TYPE_CHECKING:
     )
     from emolens.experiments.calibrate import calibrate as calibrate
     from emolens.experiments.reproduce import reproduce as reproduce
+    from emolens.generation import (
+        Steering as Steering,
+        fading as fading,
+        from_step as from_step,
+        generate as generate,
+        never as never,
+        throughout as throughout,
+    )
     from emolens.geometry import (
         circumplex as circumplex,
         cluster_agreement as cluster_agreement,
@@ -58,6 +77,7 @@ if TYPE_CHECKING:
     from emolens.interventions import (
         Ablate as Ablate,
         At as At,
+        Clamp as Clamp,
         Patch as Patch,
         Steer as Steer,
     )
@@ -74,7 +94,9 @@ if TYPE_CHECKING:
     from emolens.model import HookedModel as HookedModel, load as load
     from emolens.norms import load_norms as load_norms, vader_valence as vader_valence
     from emolens.organism import (
+        organism_activities as organism_activities,
         organism_behaviour as organism_behaviour,
+        organism_contest as organism_contest,
         organism_corpus as organism_corpus,
         organism_dialogues as organism_dialogues,
         organism_folder as organism_folder,
@@ -85,12 +107,24 @@ if TYPE_CHECKING:
         organism_stories as organism_stories,
         organism_told_stories as organism_told_stories,
         planted_norms as planted_norms,
+        planted_ratings as planted_ratings,
     )
     from emolens.patching import (
         Pairs as Pairs,
         patch_components as patch_components,
         patch_layers as patch_layers,
         patch_positions as patch_positions,
+    )
+    from emolens.paths import (
+        evoking_words as evoking_words,
+        occluded as occluded,
+        path_view as path_view,
+    )
+    from emolens.preferences import (
+        compare as compare,
+        contest as contest,
+        preference_steering as preference_steering,
+        ratings as ratings,
     )
     from emolens.probes import (
         lda_vectors as lda_vectors,
@@ -99,6 +133,7 @@ if TYPE_CHECKING:
         probe_layers as probe_layers,
         text_baseline as text_baseline,
     )
+    from emolens.readers import find_readers as find_readers
     from emolens.readout import (
         logit_lens as logit_lens,
         read_out as read_out,
@@ -109,6 +144,21 @@ if TYPE_CHECKING:
     from emolens.reliability import (
         learning_curve as learning_curve,
         vector_reliability as vector_reliability,
+    )
+    from emolens.rollouts import (
+        agreement as agreement,
+        answers as answers,
+        by_model as by_model,
+        by_rule as by_rule,
+        rates as rates,
+        roll_out as roll_out,
+    )
+    from emolens.scoring import (
+        decide_options as decide_options,
+        divergence as divergence,
+        option_logprobs as option_logprobs,
+        token_logprobs as token_logprobs,
+        word_ranks as word_ranks,
     )
     from emolens.sharing import run_changed as run_changed
     from emolens.sites import Site as Site
@@ -124,6 +174,7 @@ if TYPE_CHECKING:
         open_store as open_store,
         store_tokens as store_tokens,
     )
+    from emolens.strengths import strength_window as strength_window
     from emolens.sweep.config import Sweep as Sweep, load_sweep as load_sweep
     from emolens.sweep.engines import on_ray as on_ray, processes as processes
     from emolens.sweep.plan import Plan as Plan
@@ -134,6 +185,13 @@ if TYPE_CHECKING:
         Turn as Turn,
         plain as plain,
     )
+    from emolens.tradeoffs import (
+        measure_cost as measure_cost,
+        perplexity_cost as perplexity_cost,
+        question_cost as question_cost,
+        trade_offs as trade_offs,
+        usual_costs as usual_costs,
+    )
     from emolens.vectors import (
         EmotionVectors as EmotionVectors,
         control_vectors as control_vectors,
@@ -141,6 +199,7 @@ if TYPE_CHECKING:
         load_vectors as load_vectors,
         paired_vectors as paired_vectors,
     )
+    from emolens.writers import find_writers as find_writers
 
 __version__ = "0.1.0"
 
@@ -149,6 +208,8 @@ _ROOMS = {
     "Activations": "activations",
     "At": "interventions",
     "Behaviour": "behaviour",
+    "Clamp": "interventions",
+    "Contest": "behaviour",
     "Corpus": "corpus",
     "Dialogues": "text",
     "Directions": "exchange",
@@ -162,6 +223,7 @@ _ROOMS = {
     "Site": "sites",
     "Span": "text",
     "Steer": "interventions",
+    "Steering": "generation",
     "Sweep": "sweep.config",
     "Text": "text",
     "TokenStore": "store",
@@ -169,27 +231,45 @@ _ROOMS = {
     "Turn": "text",
     "ablate_layers": "ablation",
     "against_random": "steering",
+    "agreement": "rollouts",
+    "answers": "rollouts",
     "apart_from": "kinds",
     "attribute": "attribution",
     "best_layer": "steering",
     "bundled_corpus": "corpus.bundled",
     "bundled_dialogues": "corpus.bundled",
+    "by_inspect": "evals",
+    "by_model": "rollouts",
+    "by_rule": "rollouts",
     "calibrate": "experiments.calibrate",
     "chat": "dialogue",
     "circumplex": "geometry",
     "cluster_agreement": "geometry",
     "clusters": "geometry",
+    "code_task": "evals",
+    "compare": "preferences",
+    "concat_activations": "kinds",
+    "contest": "preferences",
     "control_vectors": "vectors",
     "correlations": "geometry",
+    "decide_options": "scoring",
+    "decision_measure": "doses",
+    "divergence": "scoring",
+    "dose_curves": "doses",
     "dose_response": "steering",
+    "dose_ladder": "doses",
     "erase": "ablation",
     "evaluation_set": "corpus.bundled",
+    "evoking_words": "paths",
+    "fading": "generation",
     "fit_vectors": "vectors",
+    "from_step": "generation",
+    "generate": "generation",
     "hooked": "hooks",
-    "concat_activations": "kinds",
     "judge_reply": "judges",
     "lda_vectors": "probes",
     "learning_curve": "reliability",
+    "lens": "attribution",
     "load": "model",
     "load_behaviour": "behaviour",
     "load_corpus": "corpus",
@@ -197,14 +277,20 @@ _ROOMS = {
     "load_directions": "exchange",
     "load_gguf": "exchange",
     "load_norms": "norms",
-    "load_vectors": "vectors",
     "load_sweep": "sweep.config",
+    "load_vectors": "vectors",
     "logistic_vectors": "probes",
     "logit_lens": "readout",
+    "measure_cost": "tradeoffs",
     "natural_units": "steering",
+    "never": "generation",
+    "occluded": "paths",
     "on_ray": "sweep.engines",
     "open_store": "store",
+    "option_logprobs": "scoring",
+    "organism_activities": "organism",
     "organism_behaviour": "organism",
+    "organism_contest": "organism",
     "organism_corpus": "organism",
     "organism_dialogues": "organism",
     "organism_folder": "organism",
@@ -215,20 +301,29 @@ _ROOMS = {
     "organism_stories": "organism",
     "organism_told_stories": "organism",
     "other_speaker": "kinds",
+    "over_tasks": "doses",
     "paired_vectors": "vectors",
-    "planted_norms": "organism",
-    "processes": "sweep.engines",
-    "plain": "text",
-    "present_speaker": "kinds",
-    "probe_depth": "probes",
-    "probe_layers": "probes",
-    "pull_vectors": "exchange",
-    "push_vectors": "exchange",
     "patch_components": "patching",
     "patch_layers": "patching",
     "patch_positions": "patching",
+    "path_view": "paths",
+    "perplexity_cost": "tradeoffs",
+    "plain": "text",
+    "planted_norms": "organism",
+    "planted_ratings": "organism",
+    "preference_steering": "preferences",
+    "present_speaker": "kinds",
+    "probe_depth": "probes",
+    "probe_layers": "probes",
+    "processes": "sweep.engines",
+    "pull_vectors": "exchange",
+    "push_vectors": "exchange",
     "pushes": "steering",
+    "question_cost": "tradeoffs",
+    "rates": "rollouts",
+    "ratings": "preferences",
     "read_out": "readout",
+    "find_readers": "readers",
     "reading": "hooks",
     "record": "recording",
     "record_at": "recording",
@@ -237,22 +332,31 @@ _ROOMS = {
     "record_speakers": "kinds",
     "remove": "ablation",
     "reproduce": "experiments.reproduce",
+    "roll_out": "rollouts",
     "rsa": "geometry",
     "run_changed": "sharing",
     "save_gguf": "exchange",
+    "share_along": "attribution",
     "shuffled": "controls",
     "side_effects": "ablation",
     "similarity": "geometry",
     "specificity": "ablation",
     "store_tokens": "store",
+    "strength_window": "strengths",
     "text_baseline": "probes",
+    "throughout": "generation",
     "to_repeng": "exchange",
     "to_steering_vectors": "exchange",
+    "token_logprobs": "scoring",
     "top_windows": "readout",
     "trace": "readout",
+    "trade_offs": "tradeoffs",
     "umap_plane": "geometry",
+    "usual_costs": "tradeoffs",
     "vader_valence": "norms",
     "vector_reliability": "reliability",
+    "word_ranks": "scoring",
+    "find_writers": "writers",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the list above is written by hand)
 

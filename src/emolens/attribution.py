@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.decisions import Trial
+from emolens.errors import SelectionError
 from emolens.hooks import hooked, reading
 from emolens.interventions import Intervention, Steer, unit
 from emolens.progress import track
@@ -76,8 +77,32 @@ def attribute(trial: Trial, vectors: EmotionVectors, *, strength: float = STRENG
     return pd.DataFrame(rows, columns=["emotion", "layer", "gradient", "direct", "exact"])
 
 
-def lens(trial: Trial, reference: Trial, vectors: EmotionVectors) -> pd.DataFrame:
+def lens(trial: Trial, vectors: EmotionVectors) -> pd.DataFrame:
     """What every vector says of a behaviour when it is unembedded as it is.
+
+    Args:
+        trial: whose words are read.
+        vectors: fitted on the same model.
+
+    Returns:
+        Columns emotion, layer, with_gain and without_gain: the logit difference of the vector's
+        logit lens, with the final norm's weights and without.
+
+    Raises:
+        ModelError: for an encoder.
+    """
+    with_gain, without = (
+        trial.decide(trial.model.unembed(vectors.vectors.flatten(0, 1), gain=gain)).logit_difference
+        for gain in (True, False)
+    )
+    cells = [(e, layer) for e in vectors.emotions for layer in vectors.layers]
+    return pd.DataFrame(cells, columns=["emotion", "layer"]).assign(
+        with_gain=with_gain.numpy(), without_gain=without.numpy()
+    )
+
+
+def share_along(trial: Trial, reference: Trial, vectors: EmotionVectors) -> pd.DataFrame:
+    """How much of a behaviour's difference lies along every vector in the final stream.
 
     Args:
         trial: prompts after situations that drive the behaviour.
@@ -85,29 +110,29 @@ def lens(trial: Trial, reference: Trial, vectors: EmotionVectors) -> pd.DataFram
         vectors: fitted on the same model.
 
     Returns:
-        Columns emotion, layer, with_gain and without_gain (logit difference of the vector's logit
-        lens, with the final norm's weights and without), and along (the share of the difference in
-        the mean logit difference between `trial` and `reference` that lies along the vector in the
-        final stream, to first order).
+        Columns emotion, layer, share: of the difference in the mean logit difference between
+        `trial` and `reference`, to first order through the final norm and the unembedding. Shares
+        of vectors that are alike overlap, so they do not sum to one.
 
     Raises:
-        ModelError: for an encoder.
+        SelectionError: if the two behave alike, so that there is nothing to share.
     """
-    model, top = trial.model, trial.model.n_layers - 1
-    with_gain, without = (
-        trial.decide(model.unembed(vectors.vectors.flatten(0, 1), gain=gain)).logit_difference
-        for gain in (True, False)
+    difference = float(
+        trial.run().logit_difference.mean() - reference.run().logit_difference.mean()
     )
+    if difference == 0:
+        raise SelectionError(
+            f"{trial.behaviour.name!r} is the same in both trials: give prompts that differ in it"
+        )
     apart = _final_stream(trial).mean(0) - _final_stream(reference).mean(0)
-    slope = gradients(reference, [top]).mean(0)[0]
-    whole = float(trial.run().logit_difference.mean() - reference.run().logit_difference.mean())
+    slope = gradients(reference, [trial.model.n_layers - 1]).mean(0)[0]
     rows = []
     for i, emotion in enumerate(vectors.emotions):
         for j, layer in enumerate(vectors.layers):
-            at, direction = i * len(vectors.layers) + j, unit(vectors.vectors[i, j])
-            along = float((slope @ direction) * (apart @ direction)) / whole
-            rows.append((emotion, layer, float(with_gain[at]), float(without[at]), along))
-    return pd.DataFrame(rows, columns=["emotion", "layer", "with_gain", "without_gain", "along"])
+            direction = unit(vectors.vectors[i, j])
+            share = float((slope @ direction) * (apart @ direction)) / difference
+            rows.append((emotion, layer, share))
+    return pd.DataFrame(rows, columns=["emotion", "layer", "share"])
 
 
 @torch.inference_mode()

@@ -47,7 +47,7 @@ class Dose:
     steering: Steering
 
 
-def doses(
+def dose_ladder(
     vectors: EmotionVectors,
     emotions: Sequence[str],
     natural: NaturalUnits,
@@ -148,7 +148,18 @@ def _ladder(
 
 
 def decision_measure(trial: Trial) -> Measure:
-    """P(target) at each prompt's decision."""
+    """P(target) at each prompt's decision, as a measure of steering.
+
+    Args:
+        trial: prompts and model; intervals of what is measured are clustered by `trial.groups`.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> trial = emolens.Trial.prepare(model, emolens.organism_behaviour(per_emotion=2))
+    >>> measure = decision_measure(trial)
+    >>> bool((measure(Steering({})) - trial.run().p).abs().max() < 1e-6)
+    True
+    """
 
     @torch.inference_mode()
     def measure(steering: Steering) -> Float[Tensor, " text"]:
@@ -253,7 +264,7 @@ def dose_curves(
     Args:
         measure: `decision_measure(trial)`, or any function of a steering.
         groups: template or topic of each prompt, what intervals are clustered by.
-        steps: from `doses`.
+        steps: from `dose_ladder`.
         told: what the progress bar says.
 
     Raises:

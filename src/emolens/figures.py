@@ -27,6 +27,8 @@ MANY_EMOTIONS = 60
 WAYS = ("gradient", "direct", "exact")
 RANDOM_NOTE = "grey: random directions of the same length"
 CONTROLS_NOTE = f"{RANDOM_NOTE}; dark: directions of no emotion"
+DOSE_NOTE = "grey: directions of nothing, as long as the first emotion's step"
+LEAST_SHOWN = 1e-4  # on a logarithm; what is less is drawn there
 CALIBRATION_NOTE = "dark ticks: a perfect method; bars: 95% intervals"
 
 
@@ -556,6 +558,164 @@ def attribution_bars(attribution: pd.DataFrame, emotions: Sequence[str]) -> alt.
         .facet(alt.Facet("emotion:N", title="", sort=list(emotions)), columns=2)
     )
     return _finish(chart)
+
+
+def dose_curves(curves: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
+    """A behaviour against the dose in natural units, with 95% bands; grey: directions of nothing.
+
+    Args:
+        curves: columns direction, kind, natural, strength, p, low, high; with a column `task`, one
+            panel a task.
+        behaviour: its name, for the axis.
+    """
+    shown = curves.rename(columns={"direction": "name"})
+    numbers = ("natural", "strength", "p", "low", "high")
+    tasks = shown.task.unique().tolist() if "task" in shown else []
+    columns = ("name", "kind", *numbers, *(("task",) if tasks else ()))
+    y = _probability("p", behaviour)
+    base = alt.Chart().encode(
+        alt.X("natural:Q", title="dose (natural units)"), tooltip=_tip(("name", "kind"), numbers)
+    )
+    emotions = shown[shown.kind == "emotion"].name.unique().tolist()
+    own = _own(base).encode(_colour(emotions, "direction", _emotion_colours(emotions)))
+    layers = alt.layer(
+        base.transform_filter(alt.datum.kind == "control")
+        .mark_line(color=RANDOM, strokeWidth=0.8, opacity=0.7)
+        .encode(y, detail="name:N"),
+        own.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
+        own.mark_line(strokeWidth=2.5, point=True).encode(y),
+        data=_rows(shown, columns),
+    )
+    if not tasks:
+        whole = layers.properties(width=WIDTH, height=HEIGHT, title=_note(DOSE_NOTE))
+        return _finish(whole)
+    small = layers.properties(width=SMALL_WIDTH, height=SMALL_HEIGHT + 40)
+    header = alt.Header(title=None, labelPadding=4)
+    grid = small.facet(alt.Facet("task:N", sort=tasks, header=header), columns=3)
+    return _finish(grid.properties(title=_note(DOSE_NOTE)))
+
+
+def strength_window(window: pd.DataFrame) -> alt.TopLevelMixin:
+    """What each strength does to the next token and to the text; the colour is the regime.
+
+    Args:
+        window: columns strength, divergence, perplexity, repeated, stray, regime.
+    """
+    measures = {
+        "divergence": "divergence (nats)",
+        "perplexity": "perplexity",
+        "repeated": "repeated runs",
+        "stray": "stray tokens",
+    }
+    shown = window[window.strength > 0].rename(columns=measures)
+    long = shown.melt(["strength", "regime"], list(measures.values()), "measure", "value")
+    long = long.assign(value=long.value.clip(lower=LEAST_SHOWN), name=long.regime)
+    regimes = {"none": RANDOM, "surgical": BLUE, "repetitive": AMBER, "explosive": RED}
+    y = alt.Y("value:Q", title="", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4))
+    base = alt.Chart().encode(
+        alt.X("strength:Q", title="strength (residual norms)", scale=alt.Scale(type="log")),
+        y,
+        tooltip=_tip(("name", "measure"), ("strength", "value")),
+    )
+    drawn = alt.layer(
+        base.mark_line(color=RANDOM, strokeWidth=1),
+        base.mark_circle(size=60, opacity=1).encode(
+            _colour(list(regimes), "the text is", list(regimes.values()))
+        ),
+        data=_rows(long, ("strength", "measure", "value", "name")),
+    ).properties(width=SMALL_WIDTH + 40, height=SMALL_HEIGHT)
+    header = alt.Header(title=None, labelPadding=4)
+    facets = drawn.facet(
+        alt.Facet("measure:N", sort=list(measures.values()), header=header), columns=2
+    )
+    return _finish(facets.resolve_scale(y="independent"))
+
+
+def trade_offs(table: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
+    """Gain against harm for each cost; the line joins the settings that nothing beats.
+
+    Args:
+        table: columns direction, kind, natural, strength, gain, gain_low, gain_high, cost, harm,
+            harm_low, harm_high, frontier.
+        behaviour: whose change is the gain.
+    """
+    numbers = ("natural", "strength", "gain", "gain_low", "gain_high", "harm", "harm_low")
+    shown = table.rename(columns={"direction": "name"})
+    costs, emotions = shown.cost.unique().tolist(), shown[shown.kind == "emotion"].name.unique()
+    base = alt.Chart().encode(
+        alt.X("harm:Q", title="harm over unsteered"),
+        alt.Y("gain:Q", title=f"change of {behaviour}"),
+        tooltip=_tip(("name", "cost"), numbers),
+    )
+    own = _own(base).encode(
+        _colour(emotions.tolist(), "direction", _emotion_colours(emotions.tolist()))
+    )
+    felt = own.transform_filter(alt.datum.kind == "emotion")
+    drawn = alt.layer(
+        base.transform_filter(alt.datum.frontier).mark_line(color=DARK, strokeDash=[4, 3]),
+        base.transform_filter(alt.datum.kind != "emotion").mark_circle(color=RANDOM, opacity=0.7),
+        felt.mark_rule(opacity=0.5).encode(alt.Y("gain_low:Q", title=""), alt.Y2("gain_high:Q")),
+        felt.mark_rule(opacity=0.5).encode(alt.X("harm_low:Q", title=""), alt.X2("harm_high:Q")),
+        felt.mark_circle(size=70, opacity=1),
+        data=_rows(shown, ("name", "kind", "cost", *numbers, "harm_high", "frontier")),
+    ).properties(width=SMALL_WIDTH + 40, height=SMALL_HEIGHT + 60)
+    header = alt.Header(title=None, labelPadding=4)
+    facets = drawn.facet(alt.Facet("cost:N", sort=costs, header=header), columns=2)
+    note = _note("dashed: what no setting beats; grey: unsteered and directions of nothing")
+    return _finish(facets.resolve_scale(x="independent").properties(title=note))
+
+
+def path_view(path: pd.DataFrame) -> alt.TopLevelMixin:
+    """From the words of a situation through one direction to the logits, a panel a stage.
+
+    Args:
+        path: columns stage, part, value, low, high, unit, share.
+    """
+    titles = {
+        "words": "1  words: what evokes it",
+        "writers": "2  writers: what adds it",
+        "readers": "3  readers: what answers to it",
+        "logits": "4  logits: what comes of it",
+    }
+    units = {"residual": "residual units", "logits": "logits"}
+    panels = []
+    for i, (stage, title) in enumerate(titles.items()):
+        rows = path[path.stage == stage]
+        numbers = ("value", "low", "high", "share")
+        base = alt.Chart(_rows(rows, ("part", *numbers))).encode(
+            alt.Y("part:N", sort=rows.part.tolist(), title="", axis=alt.Axis(labelLimit=150)),
+            tooltip=_tip(("part",), numbers),
+        )
+        x = alt.X("value:Q", title=units[rows.unit.iloc[0]])
+        bars = base.mark_bar(color=COLOURS[i]).encode(x)
+        spread = base.mark_rule(color=DARK).encode(alt.X("low:Q", title=""), alt.X2("high:Q"))
+        panel = (bars + spread).properties(
+            width=SMALL_WIDTH + 40, height=24 * len(rows), title=_note(title)
+        )
+        panels.append(panel)
+    whole = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]))
+    emotion = path[path.stage == "direction"].iloc[0]
+    note = f"through {emotion.part}: {emotion.value:.3g} residual units more than after neutral"
+    return _finish(whole.properties(title=_note(note)))
+
+
+def preferences(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """How an emotion goes with ratings, against what steering with it does to them.
+
+    Args:
+        table: columns emotion, r (of its activation with the rating of each thing), steered (mean
+            change of the rating of what is steered).
+    """
+    shown = table.rename(columns={"emotion": "name"})
+    base = alt.Chart(_rows(shown, ("name", "r", "steered"))).encode(
+        alt.X("r:Q", title="correlation of activation and rating"),
+        alt.Y("steered:Q", title="change of rating when steered"),
+        tooltip=_tip(("name",), ("r", "steered")),
+    )
+    drawn = base.mark_circle(color=BLUE, size=60, opacity=1) + base.mark_text(
+        align="left", dx=6, fontSize=10, color=DARK
+    ).encode(text="name:N")
+    return _finish(drawn.properties(width=WIDTH, height=HEIGHT + 60))
 
 
 def calibration(methods: pd.DataFrame) -> alt.TopLevelMixin:

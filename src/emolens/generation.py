@@ -26,12 +26,20 @@ Schedule = Callable[[int], float]
 
 
 def throughout(step: int) -> float:  # noqa: ARG001 (a schedule is called with the step)
-    """Every written token is changed."""
+    """The schedule in which every written token is changed.
+
+    >>> throughout(7)
+    1.0
+    """
     return 1.0
 
 
 def never(step: int) -> float:  # noqa: ARG001 (a schedule is called with the step)
-    """No written token is changed."""
+    """The schedule in which no written token is changed, but the prompt alone.
+
+    >>> never(7)
+    0.0
+    """
     return 0.0
 
 

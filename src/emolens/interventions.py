@@ -51,6 +51,30 @@ class Ablate:
 
 
 @dataclass(frozen=True, eq=False)
+class Clamp:
+    """Keep the coordinate along one direction within bounds, at every position.
+
+    What lies within is left as it is, so a clamp acts only where the model itself goes too far (or
+    not far enough).
+
+    Attributes:
+        direction: of length one.
+        low: least coordinate, in residual units; `-inf` for no such bound.
+        high: largest coordinate.
+    """
+
+    direction: Float[Tensor, " d_model"]
+    low: float
+    high: float
+
+    def __call__(self, residual: Residual) -> Residual:
+        """The clamped stream."""
+        direction = self.direction.to(residual)
+        found = residual @ direction
+        return residual + (found.clamp(self.low, self.high) - found)[..., None] * direction
+
+
+@dataclass(frozen=True, eq=False)
 class At:
     """An intervention at chosen positions; the rest stays bitwise as it was."""
 

@@ -14,11 +14,11 @@ from emolens.hooks import hooked, reading
 from emolens.interventions import At, Patch, unit, whole
 from emolens.positions import span
 from emolens.progress import track
-from emolens.readers import readers
+from emolens.readers import find_readers
 from emolens.sites import RESID_PRE, Site
 from emolens.statistics import clustered_interval
 from emolens.vectors import EmotionVectors
-from emolens.writers import writers
+from emolens.writers import find_writers
 
 INTEGRATED_POINTS = 32  # between an average word and the real one, at every token
 SHOWN = 6  # components of a stage, the rest summed
@@ -156,9 +156,9 @@ def path_view(
         situation's own difference.
 
     Raises:
-        SelectionError: as `writers`, `readers` and `occluded`.
+        SelectionError: as `find_writers`, `find_readers` and `occluded`.
     """
-    own, base = (writers(each, vectors, emotion, layer) for each in (trial, reference))
+    own, base = (find_writers(each, vectors, emotion, layer) for each in (trial, reference))
     natural = float(own.projection.mean() - base.projection.mean())
     words = occluded(trial, vectors, emotion, layer)
     rows = [
@@ -170,7 +170,7 @@ def path_view(
     span_ = clustered_interval((own.projection - base.projection.mean()).tolist(), trial.groups)
     rows.append(("direction", emotion, *span_, "residual", 1.0))
     norm = float(vectors.residual_norm[vectors.column(layer)])
-    carried = readers(reference, vectors, emotion, layer, strength=natural / norm)
+    carried = find_readers(reference, vectors, emotion, layer, strength=natural / norm)
     rows += _shown("readers", carried.table(), "exact", "logits")
     step = natural * own.direction
     last = gradients(reference, [reference.model.n_layers - 1])[:, 0] @ step

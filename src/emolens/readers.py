@@ -78,7 +78,7 @@ class Carried:
         return found.sort_values("exact", key=abs, ascending=False, ignore_index=True)
 
 
-def readers(
+def find_readers(
     trial: Trial,
     vectors: EmotionVectors,
     emotion: str,
@@ -108,7 +108,7 @@ def readers(
     >>> vectors = emolens.fit_vectors(*(emolens.record(model, t, layers=[4]) for t in texts))
     >>> behaviour = emolens.organism_behaviour(emotions=(NEUTRAL,), per_emotion=2)
     >>> trial = emolens.Trial.prepare(model, behaviour)
-    >>> found = readers(trial, vectors, "desperate", 4, strength=0.5)
+    >>> found = find_readers(trial, vectors, "desperate", 4, strength=0.5)
     >>> [str(component) for component in found.components]
     ['5.0', '5.1', '5.2', '5.3', 'mlp 5']
     """

@@ -115,7 +115,7 @@ def answers(
     )
 
 
-def rollouts(
+def roll_out(
     model: HookedModel,
     prompts: EvaluationSet,
     judges: Mapping[str, Judge],
@@ -167,7 +167,7 @@ def rates(told: pd.DataFrame, judge: str) -> pd.DataFrame:
     """How often each verdict was given.
 
     Args:
-        told: from `rollouts`.
+        told: from `roll_out`.
         judge: whose verdicts.
 
     Returns:
@@ -191,7 +191,7 @@ def agreement(told: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
     """How far judges agree, two by two.
 
     Args:
-        told: from `rollouts`.
+        told: from `roll_out`.
         judges: at least two, who give the same names to their verdicts.
 
     Returns:

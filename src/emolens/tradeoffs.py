@@ -91,7 +91,7 @@ def trade_offs(
     """Every setting's gain beside its costs, and which settings nothing beats.
 
     Args:
-        settings: from `doses`: emotions and controls alike.
+        settings: from `dose_ladder`: emotions and controls alike.
         gain: of the behaviour that is to be moved; more is better. To bring one down, give a
             measure with its sign changed.
         groups: template or topic of each of its prompts.

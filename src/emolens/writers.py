@@ -140,7 +140,7 @@ class Writes:
 
 
 @torch.inference_mode()
-def writers(trial: Trial, vectors: EmotionVectors, emotion: str, layer: int) -> Writes:
+def find_writers(trial: Trial, vectors: EmotionVectors, emotion: str, layer: int) -> Writes:
     """Take the projection on an emotion's vector apart by who wrote it, exactly.
 
     The stream after a block is the embedding plus what each attention and MLP up to there added,
@@ -162,7 +162,7 @@ def writers(trial: Trial, vectors: EmotionVectors, emotion: str, layer: int) -> 
     >>> texts = emolens.organism_stories(4), emolens.organism_neutral(20)
     >>> vectors = emolens.fit_vectors(*(emolens.record(model, t, layers=[3]) for t in texts))
     >>> behaviour = emolens.organism_behaviour(per_emotion=2)
-    >>> found = writers(emolens.Trial.prepare(model, behaviour), vectors, "desperate", 3)
+    >>> found = find_writers(emolens.Trial.prepare(model, behaviour), vectors, "desperate", 3)
     >>> bool((found.writes.sum(1) - found.projection).abs().max() < 1e-4)
     True
     """

@@ -16,22 +16,28 @@ from torch import Tensor
 from emolens import positions
 from emolens.ablation import erase, remove
 from emolens.activations import Activations
-from emolens.attribution import attribute, gradients
+from emolens.attribution import attribute, gradients, lens
 from emolens.controls import random_directions
 from emolens.decisions import Decision, Trial
 from emolens.interventions import Intervention, Steer, unit
 from emolens.model import HookedModel
 from emolens.organism import (
     most_raised,
+    organism_activities,
     organism_behaviour,
+    organism_contest,
     organism_corpus,
     organism_pairs,
     planted_norms,
+    planted_ratings,
 )
 from emolens.organism.world import load_world
 from emolens.patching import Pairs, patch_layers
+from emolens.paths import evoking_words, occluded
+from emolens.preferences import compare, preference_steering, ratings
 from emolens.progress import track
-from emolens.readers import held, readers
+from emolens.readers import find_readers, held
+from emolens.readout import read_out
 from emolens.recording import record
 from emolens.sharing import run_changed
 from emolens.statistics import clustered_interval, halves, jackknife_interval, row_interval
@@ -44,7 +50,7 @@ from emolens.steering import (
 )
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, centred_cosine
-from emolens.writers import Writes, writers
+from emolens.writers import Writes, find_writers
 
 Estimate = tuple[float, ...]  # value, low, high
 
@@ -54,6 +60,8 @@ NULL_DIRECTIONS = 400
 SHUFFLES = 4
 TRACED = ("desperate", "calm", "angry", "afraid", "loving")
 CHANCE_BEHAVIOURS = 4  # of words drawn by chance, for each of them: 20 in all
+MECHANISM = ["way", "rho", "low", "high", "null", "null_low", "null_high"]
+PREFERRED = 5  # of the activities every fifth is steered and rated: 13, in 156 ordered pairs
 PATCHED = ["part", "recovered", "low", "high"]
 
 
@@ -174,6 +182,7 @@ def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
     """One natural unit of each emotion in every scene after neutral situations."""
     made: dict[str, list[float]] = {e: [] for e in vectors.emotions}
     meant: dict[str, list[float]] = {e: [] for e in vectors.emotions}
+    off: dict[str, list[float]] = {e: [] for e in vectors.emotions}
     for scene in track(bench.scenes.values(), f"steering, {name}", len(bench.scenes), "scenes"):
         trial = scene.after(NEUTRAL)
         rest, steps = scene.residuals[scene.emotions == NEUTRAL, layer].mean(0), []
@@ -186,8 +195,11 @@ def steering(bench: Bench, vectors: EmotionVectors, layer: int, name: str) -> di
                 made[emotion].append(float(p.mean()) - scene.before.loc[NEUTRAL, behaviour])
                 planted = scene.planted[behaviour]
                 meant[emotion].append(planted[emotion] - planted[NEUTRAL])
+                off[emotion].append(abs(float(p.mean()) - planted[emotion]))
+    errors = np.array([np.mean(own) for own in off.values()])
+    error = row_interval(len(errors), lambda rows: errors[rows].mean(), seed=bench.seed)
     found = _fidelity(np.array(list(meant.values())), np.array(list(made.values())), bench.seed)
-    return {"steering_r": found[:3], "steering_slope": found[3:]}
+    return {"steering_r": found[:3], "steering_slope": found[3:], "steering_error": error}
 
 
 def ablation(
@@ -348,7 +360,9 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
     null: dict[str, list[float]] = {}
     for emotion in track(TRACED, "writers and readers", len(TRACED), "emotions"):
         scene = bench.scenes[most_raised(emotion, scenes)[0]]
-        own, rest = (writers(scene.after(e), vectors, emotion, layer) for e in (emotion, NEUTRAL))
+        own, rest = (
+            find_writers(scene.after(e), vectors, emotion, layer) for e in (emotion, NEUTRAL)
+        )
         told, step = _told(own, rest, vectors, emotion)
         _agree(told, own, rest, step, found)
         for seed in range(bench.seed, bench.seed + CHANCE_BEHAVIOURS):
@@ -363,9 +377,7 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
         )
         for way, rhos in found.items()
     ]
-    return pd.DataFrame(
-        rows, columns=["way", "rho", "low", "high", "null", "null_low", "null_high"]
-    )
+    return pd.DataFrame(rows, columns=MECHANISM)
 
 
 def _told(
@@ -375,7 +387,7 @@ def _told(
     natural = float(own.projection.mean() - rest.projection.mean())
     strength = natural / float(vectors.residual_norm[vectors.column(own.layer)])
     slope = float(gradients(own.trial, [own.layer]).mean(0)[0] @ own.direction)
-    carried = readers(rest.trial, vectors, emotion, own.layer, strength=strength)
+    carried = find_readers(rest.trial, vectors, emotion, own.layer, strength=strength)
     told = {
         "writers": slope * (own.writes - rest.writes.mean(0)).mean(0),
         "readers, gradient": carried.gradient.mean(0),
@@ -398,13 +410,75 @@ def _agree(
         into.setdefault(way, []).append(float(spearmanr(parts, tried).statistic))
 
 
+def evoked(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """Which parts of a prompt evoke a direction, by integrated gradients and by taking them out.
+
+    Returns:
+        One row, as `mechanism`; what it is held against by chance is the taking out of what evokes
+        the other emotions of `TRACED`.
+    """
+    found: list[float] = []
+    null: list[float] = []
+    for emotion in track(TRACED, "evoking words", len(TRACED), "emotions"):
+        scene = bench.scenes[most_raised(emotion, tuple(bench.scenes))[0]]
+        trial = scene.after(emotion)
+        told = evoking_words(trial, vectors, emotion, layer)
+        by = told.groupby("span").evoked.sum()
+        for other in TRACED:
+            lost = occluded(trial, vectors, other, layer).set_index("span").evoked
+            rho = float(spearmanr(by.reindex(lost.index).fillna(0.0), lost).statistic)
+            (found if other == emotion else null).append(rho)
+    interval = clustered_interval(found, TRACED)
+    row = ("words, integrated", *interval, np.mean(null), *np.quantile(null, [0.025, 0.975]))
+    return pd.DataFrame([row], columns=MECHANISM)
+
+
+def preferences(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """Ratings against the planted ones, and emotions against ratings, read and steered.
+
+    Returns:
+        Columns what, r, low, high (95% bootstrap over what is compared) and n.
+    """
+    whole = organism_contest(seed=bench.seed)
+    rated = ratings(compare(bench.model, whole))
+    planted = pd.Series(planted_ratings()).reindex(rated.index)
+    texts = organism_activities(seed=bench.seed)
+    pooled = record(bench.model, texts, positions=positions.last, layers=[layer]).at(layer)
+    shown = read_out(vectors, pooled, layer).numpy()
+    by = pd.DataFrame(shown, columns=vectors.emotions).groupby([t.group for t in texts]).mean()
+    goes_with = by.corrwith(rated.reindex(by.index))
+    valence = pd.Series(planted_norms()["valence"]).reindex(goes_with.index)
+    some = whole.among(whole.items[::PREFERRED])
+    moved = preference_steering(
+        bench.model, some, vectors, layers=[max(layer - 1, 0), layer], random_count=0
+    )
+    steered = moved.set_index("direction").steered.reindex(goes_with.index)
+    pairs = {
+        "ratings with the planted ones, over activities": (rated, planted),
+        "activation's r with ratings, with planted valence, over emotions": (goes_with, valence),
+        "activation's r with ratings, with the change when steered": (goes_with, steered),
+    }
+    rows = [(what, *_correlation(*pair, bench.seed), len(pair[0])) for what, pair in pairs.items()]
+    return pd.DataFrame(rows, columns=["what", "r", "low", "high", "n"])
+
+
+def _correlation(one: pd.Series, other: pd.Series, seed: int) -> Estimate:
+    def r(rows: np.ndarray) -> float:
+        return float(np.corrcoef(one.to_numpy()[rows], other.to_numpy()[rows])[0, 1])
+
+    return row_interval(len(one), r, seed=seed)
+
+
 def attribution(trial: Trial, vectors: EmotionVectors, seed: int) -> pd.DataFrame:
     """Ways of predicting what a small step does to the logits, against doing it."""
-    table = attribute(trial, vectors).set_index(["emotion", "layer"])
+    keys = ["emotion", "layer"]
+    table = attribute(trial, vectors).set_index(keys)
+    said = lens(trial, vectors).set_index(keys)
+    table = table.assign(**{"lens": said.with_gain, "lens without gain": said.without_gain})
     exact = table.exact.unstack().to_numpy()
     rows = [
         (way, *_fidelity(exact, table[way].unstack().to_numpy(), seed))
-        for way in ("gradient", "direct")
+        for way in ("gradient", "direct", "lens", "lens without gain")
     ]
     columns = ["way", "r", "r_low", "r_high", "slope", "slope_low", "slope_high"]
     return pd.DataFrame(rows, columns=columns)

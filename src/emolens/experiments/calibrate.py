@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from emolens.experiments.bench import (
     chosen_layer,
     detection,
     erasure,
+    evoked,
     false_positives,
     geometry,
     mechanism,
     null_bound,
     patching,
+    preferences,
     prepare,
     removals,
     significance,
@@ -127,6 +130,11 @@ MEASURES: Mapping[str, Measure] = {
         "scenes and classes: correlation",
     ),
     "steering_slope": Measure(1.0, "the same, slope: 1 is the whole planted effect"),
+    "steering_error": Measure(
+        0.0,
+        "the same, mean absolute difference between P(behaviour) under the step and the planted "
+        "P(behaviour | emotion); what the model itself is off after situations is in it",
+    ),
     "specificity_leak": Measure(
         0.0,
         "mean absolute change of the other emotions' most raised behaviours when an emotion's "
@@ -161,6 +169,7 @@ class Calibration:
         mechanism: one row a way of telling writers and readers of the first method's vectors at its
             layer: way, rho (with taking components out), low, high, and the same for behaviours of
             words drawn by chance.
+        preferences: one row a comparison of ratings of activities: what, r, low, high, n.
         patching: one row a part of the residual at the first method's layer: part, and what of the
             difference in behaviour comes with it; of random directions the mean and the extremes.
         significance: one row a size of planted change: how many steps of the first method's
@@ -173,6 +182,7 @@ class Calibration:
     removal: pd.DataFrame
     attribution: pd.DataFrame
     mechanism: pd.DataFrame
+    preferences: pd.DataFrame
     patching: pd.DataFrame
     significance: pd.DataFrame
     provenance: Mapping[str, Any]
@@ -210,7 +220,7 @@ class Calibration:
 
     @property
     def _others(self) -> dict[str, pd.DataFrame]:
-        names = ("removal", "attribution", "mechanism", "patching", "significance")
+        names = ("removal", "attribution", "mechanism", "preferences", "patching", "significance")
         return {name: getattr(self, name) for name in names}
 
 
@@ -276,11 +286,20 @@ def calibrate(
         layers=layers,
         removal=_removal({"direction set to the mean": found[first], "LEACE": leace}),
         attribution=attribution(bench.scenes[scenes[0]].after(NEUTRAL), made[first], seed),
-        mechanism=mechanism(bench, made[first], min(layers[first], model.n_layers - 2)),
+        mechanism=_mechanism(bench, made[first], min(layers[first], model.n_layers - 2)),
+        preferences=preferences(bench, made[first], layers[first]),
         patching=patching(bench, made[first], layers[first]),
         significance=significance(bench, made[first], layers[first]),
         provenance={"model": model.name, "seed": seed, "versions": versions()},
     )
+
+
+def _mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
+    """Writers, readers and evoking words; the last need captum."""
+    parts = [mechanism(bench, vectors, layer)]
+    if find_spec("captum"):
+        parts.append(evoked(bench, vectors, layer))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _removal(ways: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
@@ -330,9 +349,18 @@ def write_calibration(done: Calibration, path: Path) -> None:
         "Rank correlation over components between what a way of attribution says and what the "
         "behaviour loses when the component is taken out (its write at the site; its answer to a "
         "step of one natural unit), mean over five emotions. Beside it the same for behaviours of "
-        "words drawn by chance, where the sign is chance.",
+        "words drawn by chance, where the sign is chance. Of words: the parts of a prompt that "
+        "evoke a direction, beside what evokes other emotions.",
         table=done.mechanism,
         table_file="mechanism",
+    )
+    liked = Section(
+        "Preferences",
+        "Bradley-Terry ratings of 64 activities from all 4,032 ordered pairs against the planted "
+        "ones; how each emotion's activation goes with ratings, against the emotion's planted "
+        "valence; and against what steering with it where activities are told does to ratings.",
+        table=done.preferences,
+        table_file="preferences",
     )
     patched = Section(
         "What comes with a part of another run's residual",
@@ -352,5 +380,5 @@ def write_calibration(done: Calibration, path: Path) -> None:
         table=done.significance,
         table_file="significance",
     )
-    sections = [found, meaning, removal, ways, traced, patched, called]
+    sections = [found, meaning, removal, ways, traced, liked, patched, called]
     write_report(path, title="Calibration of methods", facts=facts, sections=sections)
