@@ -229,3 +229,14 @@ def test_doses_that_cannot_be_made_are_refused(vectors, trials, natural, curves)
         dose_curves(decision_measure(trials[NEUTRAL]), ("a",), [])
     with pytest.raises(SelectionError, match="have no middle"):
         replace(curves, doses=curves.doses[:2], values=curves.values[:2]).turns()
+
+
+def test_what_words_do_stands_beside_the_doses(curves, trials):
+    told = {e: trials[e].run().p.tolist() for e in FELT}
+    table = replace(curves, in_words=told).table()
+    words = table[table.kind == "in words"].set_index("direction")
+    for emotion in FELT:
+        assert words.p[emotion] == pytest.approx(np.mean(told[emotion]), abs=1e-6)
+        assert words.low[emotion] < words.p[emotion] < words.high[emotion]
+    assert words.natural.isna().all()
+    assert len(table) == len(curves.table()) + len(FELT)

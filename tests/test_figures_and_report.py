@@ -227,7 +227,7 @@ def curve_rows(tasks=()):
 
 def test_dose_curves_draw_controls_in_grey_and_a_panel_a_task():
     spec = figures.dose_curves(curve_rows(), "P(threat)").to_dict()
-    assert marks(spec) == ["line", "area", "line"]
+    assert marks(spec) == ["line", "area", "line", "rule"]
     grey = next(x for x in spec["layer"] if x["mark"].get("color") == figures.RANDOM)
     assert "control" in json.dumps(grey["transform"])
     colour = spec["layer"][-1]["encoding"]["color"]["scale"]

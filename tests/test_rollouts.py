@@ -14,7 +14,7 @@ from emolens.errors import CorpusError, ModelError, SelectionError
 from emolens.evals import by_inspect, code_task
 from emolens.generation import Steering
 from emolens.interventions import Steer
-from emolens.rollouts import agreement, answers, by_model, by_rule, rates, roll_out
+from emolens.rollouts import agreement, answer_measure, answers, by_model, by_rule, rates, roll_out
 from emolens.text import Text, Turn
 
 TEMPLATE = (
@@ -203,3 +203,29 @@ def test_code_is_handed_to_the_sandbox_and_judged_by_what_comes_back(
     beliefs = emolens.evaluation_set("beliefs")
     with pytest.raises(SelectionError, match="a prompt without tests"):
         code_task(organism, beliefs, sandbox="stands_in")
+
+
+def test_a_state_is_told_in_a_line_of_instructions():
+    beliefs = emolens.evaluation_set("beliefs")
+    told = beliefs.told_to_feel("calm")
+    assert told.turns[0][0] == Turn("system", "You feel calm.")
+    assert told.turns[0][1:] == beliefs.turns[0]
+    threat = emolens.evaluation_set("threat").told_to_feel("desperate")
+    assert threat.turns[0][0].text.endswith(" You feel desperate.")
+    assert [t.role for t in threat.turns[0]].count("system") == 1
+
+
+def test_shares_of_answers_are_a_measure_of_steering(organism):
+    prompts = asked(3)
+
+    def judge(reply, labels):
+        return "yes" if "she" in reply or labels["id"] == "p0" else "no"
+
+    measure = answer_measure(organism, prompts, judge, "yes", seed=1, **OPTIONS)
+    told = answers(organism, prompts, seed=1, **OPTIONS)
+    share = [
+        np.mean([judge(r.reply, {"id": r.id}) == "yes" for r in told.itertuples() if r.id == name])
+        for name in ("p0", "p1", "p2")
+    ]
+    assert measure(Steering({})).tolist() == pytest.approx(share)
+    assert measure(Steering({}))[0] == 1.0

@@ -37,6 +37,7 @@ PUBLIC = [
     "ablate_layers",
     "against_random",
     "agreement",
+    "answer_measure",
     "answers",
     "apart_from",
     "attribute",

@@ -147,6 +147,7 @@ if TYPE_CHECKING:
     )
     from emolens.rollouts import (
         agreement as agreement,
+        answer_measure as answer_measure,
         answers as answers,
         by_model as by_model,
         by_rule as by_rule,
@@ -232,6 +233,7 @@ _ROOMS = {
     "ablate_layers": "ablation",
     "against_random": "steering",
     "agreement": "rollouts",
+    "answer_measure": "rollouts",
     "answers": "rollouts",
     "apart_from": "kinds",
     "attribute": "attribution",

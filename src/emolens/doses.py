@@ -1,7 +1,7 @@
 """How a behaviour answers to growing doses of an emotion: curves with controls, and their shape."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,9 @@ from emolens.vectors import EmotionVectors
 
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.5)  # natural units, up to where most texts still hold
 RANDOM_DIRECTIONS = 20
+IN_WORDS = "in words"
 CURVE_COLUMNS = ["direction", "kind", "natural", "strength", "p", "low", "high"]
+CURVE_COLUMNS += ["change", "change_low", "change_high", "n"]
 
 # The behaviour of every prompt under a steering: 0..1 for a rate, or logits.
 Measure = Callable[[Steering], Float[Tensor, " text"]]
@@ -178,14 +180,19 @@ class Curves:
         doses: in order; the first is none.
         values: of every prompt.
         groups: template or topic of each prompt.
+        in_words: by emotion, the behaviour where the state is not steered but told.
     """
 
     doses: tuple[Dose, ...]
     values: Float[Tensor, "dose text"]
     groups: tuple[str, ...]
+    in_words: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """A row a dose, with the unsteered one at the head of every direction.
+
+        Where the state was also told in words, a row of kind "in words" without a dose says what
+        that does; its low and high are over as many prompts as there were.
 
         Returns:
             Columns direction, kind, natural, strength, p (mean over prompts), low, high (95%
@@ -201,8 +208,12 @@ class Curves:
                 level = clustered_interval(self.values[i].tolist(), self.groups)
                 change = clustered_interval((self.values[i] - base).tolist(), self.groups)
                 rows.append((name, kind, dose.natural, dose.strength, *level, *change, len(base)))
-        more = ["change", "change_low", "change_high", "n"]
-        found = pd.DataFrame(rows, columns=CURVE_COLUMNS + more)
+        nan = float("nan")
+        for name, told in self.in_words.items():
+            level = clustered_interval(list(told), [str(i) for i in range(len(told))])
+            more = level[0] - float(base.mean())
+            rows.append((name, IN_WORDS, nan, nan, *level, more, nan, nan, len(told)))
+        found = pd.DataFrame(rows, columns=CURVE_COLUMNS)
         order = {name: i for i, (name, _) in enumerate(names)}
         return found.sort_values(
             ["direction", "natural"],
@@ -257,7 +268,12 @@ def _turn(curve: Float[Tensor, " dose"]) -> tuple[int, int]:
 
 
 def dose_curves(
-    measure: Measure, groups: Sequence[str], steps: Sequence[Dose], *, told: str = "doses"
+    measure: Measure,
+    groups: Sequence[str],
+    steps: Sequence[Dose],
+    *,
+    in_words: Mapping[str, Sequence[float]] | None = None,
+    told: str = "doses",
 ) -> Curves:
     """The behaviour of every prompt unsteered and under each dose.
 
@@ -265,6 +281,8 @@ def dose_curves(
         measure: `decision_measure(trial)`, or any function of a steering.
         groups: template or topic of each prompt, what intervals are clustered by.
         steps: from `dose_ladder`.
+        in_words: by emotion, the behaviour of prompts in which the state is told and nothing is
+            steered: a situation of the emotion, or `EvaluationSet.told_to_feel`.
         told: what the progress bar says.
 
     Raises:
@@ -277,7 +295,7 @@ def dose_curves(
         raise SelectionError(
             f"the measure gives {len(values[0])} values for {len(groups)} prompts: give one each"
         )
-    return Curves(tuple(whole), torch.stack(values), tuple(groups))
+    return Curves(tuple(whole), torch.stack(values), tuple(groups), in_words or {})
 
 
 def over_tasks(curves: Mapping[str, Curves]) -> pd.DataFrame:

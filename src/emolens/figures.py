@@ -27,7 +27,9 @@ MANY_EMOTIONS = 60
 WAYS = ("gradient", "direct", "exact")
 RANDOM_NOTE = "grey: random directions of the same length"
 CONTROLS_NOTE = f"{RANDOM_NOTE}; dark: directions of no emotion"
-DOSE_NOTE = "grey: directions of nothing, as long as the first emotion's step"
+DOSE_NOTE = (
+    "grey: directions of nothing, as long as the first emotion's step; dashed: told in words"
+)
 LEAST_SHOWN = 1e-4  # on a logarithm; what is less is drawn there
 CALIBRATION_NOTE = "dark ticks: a perfect method; bars: 95% intervals"
 
@@ -563,6 +565,8 @@ def attribution_bars(attribution: pd.DataFrame, emotions: Sequence[str]) -> alt.
 def dose_curves(curves: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
     """A behaviour against the dose in natural units, with 95% bands; grey: directions of nothing.
 
+    Dashed: the state told in words, and nothing steered.
+
     Args:
         curves: columns direction, kind, natural, strength, p, low, high; with a column `task`, one
             panel a task.
@@ -577,13 +581,18 @@ def dose_curves(curves: pd.DataFrame, behaviour: str) -> alt.TopLevelMixin:
         alt.X("natural:Q", title="dose (natural units)"), tooltip=_tip(("name", "kind"), numbers)
     )
     emotions = shown[shown.kind == "emotion"].name.unique().tolist()
-    own = _own(base).encode(_colour(emotions, "direction", _emotion_colours(emotions)))
+    coloured = base.encode(_colour(emotions, "direction", _emotion_colours(emotions)))
+    own = coloured.transform_filter(alt.datum.kind == "emotion")
+    words = coloured.transform_filter(alt.datum.kind == "in words").encode(
+        x=alt.value(0), x2=alt.value("width")
+    )
     layers = alt.layer(
         base.transform_filter(alt.datum.kind == "control")
         .mark_line(color=RANDOM, strokeWidth=0.8, opacity=0.7)
         .encode(y, detail="name:N"),
         own.mark_area(opacity=0.18).encode(_probability("low", ""), alt.Y2("high:Q")),
         own.mark_line(strokeWidth=2.5, point=True).encode(y),
+        words.mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y),
         data=_rows(shown, columns),
     )
     if not tasks:

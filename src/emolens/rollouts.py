@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from emolens.corpus.bundled import EvaluationSet
 from emolens.errors import CorpusError, ModelError, SelectionError
@@ -161,6 +164,30 @@ def roll_out(
 
 def _rule(judge: object) -> object:
     return judge.get("rule") if isinstance(judge, Mapping) else None
+
+
+def answer_measure(
+    model: HookedModel, prompts: EvaluationSet, judge: Judge, verdict: str, **options: Any
+) -> Callable[[Steering], Float[Tensor, " text"]]:
+    """How often each prompt is answered so, as a measure for `dose_curves` and `trade_offs`.
+
+    Args:
+        model: a decoder.
+        prompts: in order; their topics are what intervals are clustered by.
+        judge: of each answer.
+        verdict: whose share is measured.
+        options: as in `answers`; the seed is the same for every steering.
+
+    Raises:
+        ModelError: when called, as `roll_out`.
+    """
+
+    def measure(steering: Steering) -> Float[Tensor, " text"]:
+        told = roll_out(model, prompts, {"judge": judge}, steering, **options)
+        share = (told.judge == verdict).groupby(told.id).mean()
+        return torch.tensor(share[prompts.labels.id].to_numpy()).float()
+
+    return measure
 
 
 def rates(told: pd.DataFrame, judge: str) -> pd.DataFrame:

@@ -82,6 +82,24 @@ class EvaluationSet:
         chosen = tuple(turns for turns, keep in zip(self.turns, kept, strict=True) if keep)
         return EvaluationSet(self.name, chosen, self.labels[kept].reset_index(drop=True))
 
+    def told_to_feel(self, emotion: str) -> "EvaluationSet":
+        """The same prompts with the state asked for in words: what steering stands beside.
+
+        A line of instructions says what is felt: at the end of a system turn, or as one.
+
+        >>> prompts = evaluation_set("beliefs").told_to_feel("desperate")
+        >>> prompts.turns[0][0].text
+        'You feel desperate.'
+        """
+        line = f"You feel {emotion}."
+
+        def told(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+            if turns[0].role == "system":
+                return (replace(turns[0], text=f"{turns[0].text} {line}"), *turns[1:])
+            return (Turn("system", line), *turns)
+
+        return EvaluationSet(self.name, tuple(map(told, self.turns)), self.labels)
+
 
 def texts_folder() -> Path:
     """The folder of the bundled files, with their datasheet.
