@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import emolens
 from emolens import positions
 from emolens.experiments.reproduce import corpus_inputs, reproduce
+from emolens.experiments.words import own_word_counts, own_words
 
 pytestmark = pytest.mark.real
 TEXTS = ["A cold wind blew over the harbour.", "She laughed.", "Why did the lights go out again?"]
@@ -102,3 +103,18 @@ def test_every_evaluation_set_is_read_on_minilm(minilm):
         found = emolens.evaluation_set(name)
         read = emolens.record(minilm, found.texts(), layers=[3], positions=positions.span("user"))
         assert read.pooled.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["stories260k", "babyllama-361"])
+def test_own_words_under_steering_on_trained_decoders(name, twelve, record_property):
+    """Fig. 52, whatever it is: only the controls have to be at chance, one word of twelve."""
+    model = emolens.load(folder("EMOLENS_DECODERS") / name)
+    layers = [2 * model.n_layers // 3]
+    stories = emolens.record(model, twelve, layers=layers)
+    told = emolens.record(model, emolens.bundled_corpus().neutral, layers=layers)
+    found = own_words(model, emolens.fit_vectors(stories, told), layers=layers)
+    counts = own_word_counts(found).set_index("kind")
+    record_property("own words", counts.round(2).to_json())
+    assert list(counts["of"]) == [12, 12, 12]
+    for kind in ("random", "permuted"):
+        assert 0.3 < counts.rises_most[kind] < 2.2
