@@ -76,6 +76,7 @@ class Bench:
         unseen: decisions after situations that training has never seen, recorded.
         scenes: every scene after every emotion.
         seed: of all that is drawn.
+        random_count: directions drawn by chance that steps are held against.
     """
 
     model: HookedModel
@@ -84,6 +85,7 @@ class Bench:
     unseen: Activations
     scenes: Mapping[str, "Scenario"]
     seed: int
+    random_count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,9 @@ def _probabilities(trial: Trial, decision: Decision) -> pd.DataFrame:
     return found.groupby([t.emotion for t in trial.behaviour.prompts]).mean()
 
 
-def prepare(model: HookedModel, scenes: Sequence[str], seed: int) -> Bench:
+def prepare(
+    model: HookedModel, scenes: Sequence[str], seed: int, random_count: int = NULL_DIRECTIONS
+) -> Bench:
     """Record the stories and run every scene once with nothing done."""
     corpus, emotions = organism_corpus(seed=seed), tuple(load_world().emotions)
     unseen = organism_behaviour(
@@ -133,6 +137,7 @@ def prepare(model: HookedModel, scenes: Sequence[str], seed: int) -> Bench:
             for scene in track(scenes, "scenes with nothing done", len(scenes), "scenes")
         },
         seed=seed,
+        random_count=random_count,
     )
 
 
@@ -256,7 +261,7 @@ def geometry(vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
 
 def null_bound(bench: Bench, layer: int) -> float:
     """What 95% of random directions, one residual norm long, move the first scene by less than."""
-    draws = random_directions(NULL_DIRECTIONS, bench.model.d_model, bench.seed)
+    draws = random_directions(bench.random_count, bench.model.d_model, bench.seed)
     moved = track(
         _moved(bench, layer, draws), f"random directions, layer {layer}", len(draws), "directions"
     )
@@ -316,7 +321,7 @@ def significance(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFr
     Every emotion in every scene, by what is planted there; in the first also random directions as
     if they were emotions.
     """
-    at, count = vectors.only([layer]), NULL_DIRECTIONS
+    at, count = vectors.only([layer]), bench.random_count
     real = pushes(at, at.emotions, {}, strengths=(0.5,), random_count=0)
     null = pushes(at, (), {}, strengths=(0.5,), random_count=count, seed=bench.seed)
     fake = pushes(at, (), {}, strengths=(0.5,), random_count=count, seed=bench.seed + 1)

@@ -59,6 +59,7 @@ from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, fit_vectors, paired_vectors
 
 SCHEMA = 1
+READING = 3  # blocks from the top: of fewer readers a rank correlation says little
 
 
 def shuffled_vectors(stories: Activations, neutral: Activations) -> EmotionVectors:
@@ -150,7 +151,7 @@ MEASURES: Mapping[str, Measure] = {
     "false_positive_rate": Measure(
         0.05,
         "share of vectors from stories with shuffled labels that, one residual norm long, move "
-        f"behaviour more than 95% of {NULL_DIRECTIONS} random directions do",
+        "behaviour more than 95% of random directions do",
     ),
 }
 
@@ -167,8 +168,8 @@ class Calibration:
         attribution: one row a way of attribution: way, r and slope against exact steering, each
             with low and high.
         mechanism: one row a way of telling writers and readers of the first method's vectors at its
-            layer: way, rho (with taking components out), low, high, and the same for behaviours of
-            words drawn by chance.
+            layer, or the last that has two blocks above it: way, rho (with taking components out),
+            low, high, and the same for behaviours of words drawn by chance.
         preferences: one row a comparison of ratings of activities: what, r, low, high, n.
         patching: one row a part of the residual at the first method's layer: part, and what of the
             difference in behaviour comes with it; of random directions the mean and the extremes.
@@ -230,6 +231,7 @@ def calibrate(
     kinds: Sequence[Reader] = KINDS,
     *,
     scenes: Sequence[str] = SCENES,
+    random_count: int = NULL_DIRECTIONS,
     seed: int = 0,
 ) -> Calibration:
     """Measure methods of finding emotion vectors against the organism's planted truth.
@@ -241,6 +243,8 @@ def calibrate(
         kinds: functions of the bench (its model, stories, neutral texts and seed) that record other
             texts, by name; the paper's method (`fit_vectors`) makes vectors of each.
         scenes: of the world, the first of which the layer is chosen on.
+        random_count: directions drawn by chance that steps are held against; the default tells a
+            share of 95% to a point.
         seed: of texts and random directions.
 
     Returns:
@@ -261,7 +265,7 @@ def calibrate(
     """
     if not (methods or kinds) or not scenes:
         raise SelectionError("nothing to calibrate: pass at least one method and one scene")
-    bench = prepare(model, scenes, seed)
+    bench = prepare(model, scenes, seed, random_count)
     ways = {name: (method, bench.stories) for name, method in methods.items()}
     for read in kinds:
         ways |= {name: (fit_vectors, texts) for name, texts in read(bench).items()}
@@ -286,11 +290,16 @@ def calibrate(
         layers=layers,
         removal=_removal({"direction set to the mean": found[first], "LEACE": leace}),
         attribution=attribution(bench.scenes[scenes[0]].after(NEUTRAL), made[first], seed),
-        mechanism=_mechanism(bench, made[first], min(layers[first], model.n_layers - 2)),
+        mechanism=_mechanism(bench, made[first], min(layers[first], model.n_layers - READING)),
         preferences=preferences(bench, made[first], layers[first]),
         patching=patching(bench, made[first], layers[first]),
         significance=significance(bench, made[first], layers[first]),
-        provenance={"model": model.name, "seed": seed, "versions": versions()},
+        provenance={
+            "model": model.name,
+            "seed": seed,
+            "random_count": random_count,
+            "versions": versions(),
+        },
     )
 
 
@@ -313,6 +322,7 @@ def _removal(ways: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
 def write_calibration(done: Calibration, path: Path) -> None:
     """Write a calibration as one HTML file that needs no network."""
     facts = {"model": str(done.provenance["model"]), "seed": str(done.provenance["seed"])}
+    facts["random directions"] = str(done.provenance["random_count"])
     facts["layers"] = ", ".join(f"{name}: {layer}" for name, layer in done.layers.items())
     facts["versions"] = ", ".join(f"{k} {v}" for k, v in done.provenance["versions"].items())
     found = Section(
@@ -374,7 +384,7 @@ def write_calibration(done: Calibration, path: Path) -> None:
     called = Section(
         "How often a step is called more than random",
         "Steps of half a residual norm along every emotion in every scene, held against "
-        f"{NULL_DIRECTIONS} random ones by rank: the share with p of at most .05, by the planted "
+        "random ones by rank: the share with p of at most .05, by the planted "
         "change of the behaviour; and as many random directions taken for emotions, of which one "
         "in twenty should be called.",
         table=done.significance,
