@@ -14,6 +14,7 @@ from emolens.errors import SelectionError
 from emolens.experiments.bench import (
     PROMPTS,
     false_positives,
+    mechanism,
     null_bound,
     prepare,
 )
@@ -146,16 +147,28 @@ def test_the_gradient_predicts_small_steps(done):
 
 
 def test_writers_readers_and_words_are_told_as_they_are_when_taken_out(done):
-    """The bar is .8; by chance the sign is chance."""
+    """In two scenes, where some emotions raise little; of six, the next test."""
     table = done.mechanism.set_index("way")
     assert set(table.index) >= {"writers", "readers, gradient", "readers, integrated"}
-    for way in ("writers", "readers, integrated"):
-        assert table.rho[way] > 0.8
-        assert table.low[way] <= table.rho[way] <= table.high[way]
+    assert table.rho["writers"] > 0.8
+    assert table.rho["readers, integrated"] > max(0.5, table.rho["readers, gradient"])
+    for row in table.itertuples():
+        assert row.low <= row.rho <= row.high
     for way in ("writers", "readers, gradient", "readers, integrated"):
         assert abs(table.null[way]) < 0.5
         assert table.null_low[way] < -0.3
         assert table.null_high[way] > 0.3
+
+
+@pytest.mark.slow
+def test_over_most_scenes_writers_and_readers_reach_the_bar(organism):
+    """The bar is .8, where each emotion has a behaviour that it raises much."""
+    scenes = ("threat", "cheat", "belief", "destroy", "meet", "share")
+    bench = prepare(organism, scenes, seed=0, random_count=10)
+    table = mechanism(bench, fit_vectors(bench.stories, bench.neutral), 3).set_index("way")
+    for way in ("writers", "readers, integrated"):
+        assert table.rho[way] >= 0.8
+        assert table.low[way] >= 0.8
 
 
 def test_ratings_are_the_planted_ones_and_emotions_go_with_them(done):

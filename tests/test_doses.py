@@ -223,6 +223,8 @@ def test_questions_are_marked_by_their_key(organism):
 
 
 def test_doses_that_cannot_be_made_are_refused(vectors, trials, natural, curves):
+    with pytest.raises(SelectionError, match="no emotions to make doses of"):
+        dose_ladder(vectors, (), natural, layers=[LAYER])
     with pytest.raises(SelectionError, match="no natural unit of 'angry' above zero"):
         dose_ladder(vectors, ("angry",), natural, layers=[LAYER])
     with pytest.raises(SelectionError, match="give one each"):

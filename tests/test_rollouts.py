@@ -1,5 +1,6 @@
 """Sampled answers and their judges; code that a model wrote is never run here."""
 
+import asyncio
 import json
 import sys
 
@@ -144,6 +145,11 @@ def test_inspects_scorers_are_judges():
     judge = by_inspect(scorers.match(location="any"))
     assert judge("the answer is Mercury", {"target": "Mercury"}) == "C"
     assert judge("the answer is Venus", {"target": "Mercury"}) == "I"
+
+    async def in_a_notebook():
+        return judge("the answer is Mercury", {"target": "Mercury"})
+
+    assert asyncio.run(in_a_notebook()) == "C"
 
 
 def test_code_is_handed_to_the_sandbox_and_judged_by_what_comes_back(

@@ -79,9 +79,11 @@ def dose_ladder(
         seed: of the controls.
 
     Raises:
-        SelectionError: for an emotion or layer without vectors or natural units, or a natural unit
-            that is not above zero: the model does not move that way.
+        SelectionError: without emotions, for an emotion or layer without vectors or natural units,
+            or a natural unit that is not above zero: the model does not move that way.
     """
+    if not emotions:
+        raise SelectionError("no emotions to make doses of: name at least one")
     made = []
     for emotion in emotions:
         directions = {k: unit(vectors.of(emotion)[vectors.column(k)]) for k in layers}

@@ -7,6 +7,7 @@ Inspect's, a container by default, and only when asked for.
 import asyncio
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from emolens.corpus.bundled import EvaluationSet
@@ -77,8 +78,9 @@ def by_inspect(scorer: Any, *, target: str = "target") -> Judge:
             output=ModelOutput.from_content("none", reply),
             metadata=dict(labels),
         )
-        score = asyncio.run(scorer(state, Target(str(labels.get(target, "")))))
-        return str(score.value)
+        asked = scorer(state, Target(str(labels.get(target, ""))))
+        with ThreadPoolExecutor(1) as apart:  # a notebook's own thread has a loop running
+            return str(apart.submit(asyncio.run, asked).result().value)
 
     return judge
 

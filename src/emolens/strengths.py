@@ -82,7 +82,7 @@ def strength_window(
     Raises:
         SelectionError: if strengths do not grow, or nothing is written.
     """
-    if any(b <= a for a, b in pairwise(strengths)) or strengths[0] <= 0:
+    if not strengths or any(b <= a for a, b in pairwise((0.0, *strengths))):
         raise SelectionError(f"strengths {list(strengths)} do not grow from above 0: sort them")
     floor, first = float("-inf"), None
     rows = []
