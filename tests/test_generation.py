@@ -25,7 +25,7 @@ from emolens.generation import (
     throughout,
 )
 from emolens.interventions import Ablate, Steer, unit
-from emolens.positions import Positions, everything, last, span
+from emolens.positions import Positions, everything, last, nowhere, span
 from emolens.text import Span, Text
 
 LAYERS = 6
@@ -255,3 +255,37 @@ def test_hooks_in_force_apply_and_steering_acts_through_them(organism, texts):
     whole = Steering({2: step}, specials_too)
     assert hooked == generate(organism, texts, whole, **options, together=1)
     assert hooked != generate(organism, texts, **options)
+
+
+def test_a_plain_hook_on_a_block_is_not_left_behind(organism, texts):
+    plain = generate(organism, texts[:4], tokens=8, temperature=0.0)
+    push = 4 * torch.randn(WIDTH)
+    block = organism.host.original_model.model.layers[2]
+    handle = block.register_forward_hook(lambda _m, _a, out: out + push)
+    try:
+        hooked = generate(organism, texts[:4], tokens=8, temperature=0.0)
+    finally:
+        handle.remove()
+    step = Steering({2: Steer(push)}, specials_too)
+    assert hooked == generate(organism, texts[:4], step, tokens=8, temperature=0.0, together=1)
+    assert hooked != plain
+
+
+def test_rules_by_index_count_from_a_texts_own_first_token(organism, texts):
+    def second(texts, tokens):
+        mask = torch.zeros_like(tokens.mask)
+        mask[:, 1] = True
+        return Positions(mask, ("second",) * len(texts))
+
+    plan, options = Steering({1: Steer(8 * torch.randn(WIDTH))}, second), {"tokens": 8}
+    some = [texts[0], Text("so"), texts[5]]
+    together = generate(organism, some, plan, seed=[1, 2, 3], **options)
+    alone = [generate(organism, [t], plan, seed=[i + 1], **options)[0] for i, t in enumerate(some)]
+    assert together == alone
+
+
+def test_a_rule_that_picks_nothing_is_told_and_nowhere_is_meant(organism, texts):
+    step = {2: Steer(torch.ones(WIDTH))}
+    with pytest.raises(SelectionError, match=r"'span\(nothing\)' picks no token"):
+        generate(organism, texts[:1], Steering(step, span("nothing")), tokens=2)
+    assert generate(organism, texts[:1], Steering(step, nowhere), tokens=2)

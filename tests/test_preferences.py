@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import emolens
 from emolens.decisions import Trial
 from emolens.errors import SelectionError
-from emolens.generation import Steering
+from emolens.generation import UNCHANGED, Steering
 from emolens.interventions import Steer
 from emolens.organism import organism_contest, planted_ratings
 from emolens.positions import span
@@ -119,7 +119,8 @@ def test_a_chat_model_is_asked_through_its_template(organism):
 def test_only_the_things_that_are_steered_are_changed(organism, few):
     item = few.items[0]
     step = Steer(5 * torch.randn(organism.d_model))
-    plans = [Steering({2: step}, span(item)) for _ in few.pairs]
+    plan = Steering({2: step}, span(item))
+    plans = [plan if item in pair else UNCHANGED for pair in few.pairs]
     base, found = compare(organism, few), compare(organism, few, plans)
     without = ~(base["first"].eq(item) | base["second"].eq(item))
     assert_close(

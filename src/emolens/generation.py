@@ -14,7 +14,7 @@ from emolens.errors import ModelError, SelectionError
 from emolens.hooks import hooked
 from emolens.interventions import Change, Intervention, Residual, Steer
 from emolens.model import HookedModel
-from emolens.positions import PositionRule, everything
+from emolens.positions import PositionRule, everything, nowhere
 from emolens.progress import track
 from emolens.sites import Site
 from emolens.text import Text, Tokens
@@ -255,8 +255,18 @@ def _weights(
     for i, (plan, end) in enumerate(zip(plans, ends.tolist(), strict=True)):
         if plan.changes:
             own = Tokens(tokens.ids[i : i + 1], tokens.mask[i : i + 1], tokens.offsets[i : i + 1])
-            read = plan.positions([texts[i]], own).mask & own.mask
-            made[i, :end] = read[0, :end].float()
+            real = own.mask[0]  # rules read texts from their first token on, wherever padding is
+            bare = Tokens(own.ids[:, real], own.mask[:, real], own.offsets[:, real])
+            found = plan.positions([texts[i]], bare)
+            read = torch.zeros_like(real)
+            read[real] = found.mask[0]
+            read[end:] = False
+            if plan.positions is not nowhere and not bool(read.any()):
+                raise SelectionError(
+                    f"position rule {found.used[0]!r} picks no token of {texts[i].text[:60]!r}, "
+                    "which would not be steered: choose another rule, or positions=nowhere"
+                )
+            made[i, :end] = read[:end].float()
             made[i, end:] = torch.tensor([plan.written(n) for n in range(width - end)])
     return made
 

@@ -370,7 +370,8 @@ class HookedModel:
                 given = getattr(handle, "user_hook", None)
                 if not (handle.is_permanent and _is_of_the_host(given)):
                     return name
-        for _, name, wrapper in _wrappers(self.host):
+        blocks = [(None, f"blocks.{i}", block) for i, block in enumerate(self.host.blocks)]
+        for _, name, wrapper in [*blocks, *_wrappers(self.host)]:
             plain = [*wrapper._forward_hooks.values(), *wrapper._forward_pre_hooks.values()]
             if not all(map(_is_of_the_host, plain)):
                 return name

@@ -38,6 +38,11 @@ def everything(texts: Sequence[Text], tokens: Tokens) -> Positions:
     return Positions(tokens.words, ("all",) * len(texts))
 
 
+def nowhere(texts: Sequence[Text], tokens: Tokens) -> Positions:
+    """No token: for steering of what is written alone."""
+    return Positions(torch.zeros_like(tokens.mask), ("nowhere",) * len(texts))
+
+
 def span(name: str) -> PositionRule:
     """The tokens of every span of that name."""
 

@@ -212,7 +212,8 @@ def preference_steering(
         steps[f"random {i}", CONTROL] = {k: Steer(lengths[k] * draw) for k in layers}
     rows = []
     for (name, kind), changes in steps.items():
-        plans = [Steering(changes, _where(set(chosen) & set(pair))) for pair in contest.pairs]
+        both = [set(chosen) & set(pair) for pair in contest.pairs]
+        plans = [Steering(changes, _where(told)) if told else UNCHANGED for told in both]
         after = compare(model, contest, plans, told=f"choosing, {name}")
         change = ratings(after) - base
         apart = change[list(chosen)].mean(), change.drop(list(chosen)).mean()

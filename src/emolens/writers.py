@@ -20,7 +20,8 @@ from emolens.sites import ATTN_OUT, MLP_OUT, RESID_PRE, Site, Z
 from emolens.statistics import clustered_interval
 from emolens.vectors import EmotionVectors
 
-EXACT = 1e-3  # of the stream's norm: what heads may lack of the attention that they sum to
+EXACT = {torch.float32: 1e-3}  # of the attention's norm: what its heads may lack of it
+ROUNDED = 2e-2  # the same in half precision
 
 
 @dataclass(frozen=True, order=True)
@@ -41,6 +42,13 @@ class Component:
     kind: str
     head: int | None = None
 
+    @property
+    def site(self) -> Site:
+        """Where what it adds to the stream can be changed; a head's is within its attention's."""
+        if self.kind == "embed":
+            return Site(0, RESID_PRE)
+        return Site(self.layer, MLP_OUT if self.kind == "mlp" else ATTN_OUT)
+
     def __str__(self) -> str:
         """`3.1` for a head, `mlp 3`, `attn 3`, `embed`."""
         if self.kind == "head":
@@ -57,16 +65,21 @@ class Writes:
         layer: the stream after which block is taken apart.
         direction: of length one.
         components: in the order of the model.
-        writes: in residual units: the projection of what each component added.
-        projection: of the whole stream; the sum over components, but for rounding.
+        added: what each component added to the stream at the decision.
+        projection: of the whole stream; the sum over components' writes, but for rounding.
     """
 
     trial: Trial
     layer: int
     direction: Float[Tensor, " d_model"]
     components: tuple[Component, ...]
-    writes: Float[Tensor, "text component"]
+    added: Float[Tensor, "text component d_model"]
     projection: Float[Tensor, " text"]
+
+    @property
+    def writes(self) -> Float[Tensor, "text component"]:
+        """In residual units: the projection of what each component added."""
+        return self.added @ self.direction
 
     def table(self, reference: "Writes | None" = None) -> pd.DataFrame:
         """A row a component: the mean write over prompts, and its share of the projection.
@@ -111,30 +124,36 @@ class Writes:
         same = reference.layer == self.layer and reference.components == self.components
         if not (same and torch.equal(reference.direction, self.direction)):
             raise SelectionError(
-                f"the reference was taken apart after block {reference.layer} along its own "
-                f"direction, not as this one after block {self.layer}: give the same of both"
+                f"the reference was taken apart after block {reference.layer} with a direction and "
+                f"components of its own, not as this one after block {self.layer}: give the same "
+                "of both"
             )
         return reference.writes.mean(0)
 
-    def removed(self, reference: "Writes | None" = None) -> Float[Tensor, " component"]:
-        """What the mean logit difference loses when each component's write is taken from the site.
+    def removed(self, reference: "Writes") -> Float[Tensor, " component"]:
+        """What the mean logit difference loses when each component gives what it gives elsewhere.
 
-        Measured by a run each, in which the stream after the block lacks, at the decision, what the
-        component wrote along the direction (over the reference's mean).
+        Measured by a run each: at the decision, at its own place in the network, the component adds
+        its mean over the reference's prompts, and all above it runs anew. So it counts what the
+        component does to the behaviour by whatever way, not along the direction alone, and a wrong
+        component shows.
+
+        Raises:
+            SelectionError: as `table`.
         """
-        base = self._base(reference)
-        trial, final = self.trial, self.trial.final
+        self._base(reference)
+        trial = self.trial
         before = float(trial.run().logit_difference.mean())
-        at = torch.arange(trial.tokens.ids.shape[1]) == final[:, None]
+        at = torch.arange(trial.tokens.ids.shape[1]) == trial.final[:, None]
         lost = []
-        told = track(self.components, "taking writes out", len(self.components), "components")
-        for column, _ in enumerate(told):
-            own = (self.writes[:, column] - base[column])[:, None, None] * self.direction
+        told = track(self.components, "taking components out", len(self.components), "components")
+        for column, component in enumerate(told):
+            more = self.added[:, column] - reference.added[:, column].mean(0)
 
-            def less(residual: Tensor, own: Tensor = own) -> Tensor:
-                return residual - own.to(residual)
+            def less(given: Tensor, more: Tensor = more) -> Tensor:
+                return given - more[:, None].to(given)
 
-            with hooked(trial.model, {Site(self.layer): At(at, less)}):
+            with hooked(trial.model, {component.site: At(at, less)}):
                 lost.append(before - float(trial.run().logit_difference.mean()))
         return torch.tensor(lost)
 
@@ -186,14 +205,7 @@ def find_writers(trial: Trial, vectors: EmotionVectors, emotion: str, layer: int
         found |= _attention(model, k, final(attention[k]), heads.get(k), final)
         found[Component(k, "mlp")] = final(mlp[k])
     added = torch.stack(list(found.values()), 1)
-    return Writes(
-        trial,
-        layer,
-        direction,
-        tuple(found),
-        einsum(added, direction, "text component d_model, d_model -> text component"),
-        final(stream[layer]) @ direction,
-    )
+    return Writes(trial, layer, direction, tuple(found), added, final(stream[layer]) @ direction)
 
 
 @contextmanager
@@ -222,6 +234,8 @@ def _attention(
         by = {Component(layer, "head", h): own[:, h] for h in range(own.shape[1])}
         if bias is not None and bool(bias.any()):
             by[Component(layer, "attn bias")] = bias.detach().float().cpu().expand_as(total)
-        if float((sum(by.values()) - total).norm()) <= EXACT * float(total.norm()):
+        if float((sum(by.values()) - total).norm()) <= EXACT.get(attn.W_O.dtype, ROUNDED) * float(
+            total.norm()
+        ):
             return by
     return {Component(layer, "attn"): total}
