@@ -358,8 +358,8 @@ def write_calibration(done: Calibration, path: Path) -> None:
         "Who writes and who reads, as told and as tried",
         "Rank correlation over components between what a way of attribution says and what the "
         "behaviour loses when the component is taken out (a writer gives its mean after neutral "
-        "situations and all above it runs anew; a reader is held to what it gives without a step of "
-        "one natural unit), mean over five emotions. Beside it the same for behaviours of words "
+        "situations and all above it runs anew; a reader is held to what it gives without a step "
+        "of one natural unit), mean over five emotions. Beside it the same for behaviours of words "
         "drawn by chance, where the sign is chance. Of words: the parts of a prompt that evoke a "
         "direction, beside what evokes other emotions.",
         table=done.mechanism,
