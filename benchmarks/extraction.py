@@ -421,35 +421,50 @@ def cells(one: dict[str, Any]) -> tuple[str, str, str, str]:
     return str(one["value"]), bar, {True: "yes", False: "no", None: "-"}[one["met"]], more
 
 
-def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+def common_options(told: str, out: str) -> argparse.ArgumentParser:
+    """What every benchmark of models and peers is asked."""
     asked = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=told, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked.add_argument("--json", action="store_true", help="print JSON instead of a table")
     asked.add_argument("--models", nargs="+", choices=SIZES, help="8b is for CUDA alone")
     asked.add_argument("--pairs", type=int, default=5)
-    asked.add_argument("--texts", type=int, help="for every model; each has its own number else")
     asked.add_argument("--stories", type=Path, help="a corpus as emolens.load_corpus reads it")
-    asked.add_argument("--growth", type=int, nargs=2, default=[1000, 20000], metavar="TEXTS")
     asked.add_argument("--skip-peers", action="store_true")
     asked.add_argument("--peers", type=Path, help="where their environments are kept")
-    asked.add_argument("--out", type=Path, default=Path("emolens-out/extraction"))
+    asked.add_argument("--out", type=Path, default=Path("emolens-out") / out)
     asked.add_argument("--device", default="cpu")
     asked.add_argument("--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA")
+    return asked
+
+
+def settled(asked: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """The options, with what hangs on the device filled in."""
     options = asked.parse_args(words)
     cuda = options.device.startswith("cuda")
     options.models = options.models or [name for name in SIZES if name != "8b" or cuda]
     options.dtype = options.dtype or ("bfloat16" if cuda else "float32")
-    if options.texts is not None and (options.texts < 4 or options.texts % 2):
-        asked.error("--texts must be even and at least 4: steering-vectors reads pairs")
     if "8b" in options.models and not cuda:
         asked.error("8b needs --device cuda")
     return options
 
 
-def main() -> None:
-    options = parsed()
-    found = measure(options)
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    asked = common_options(__doc__, "extraction")
+    asked.add_argument("--texts", type=int, help="for every model; each has its own number else")
+    asked.add_argument("--growth", type=int, nargs=2, default=[1000, 20000], metavar="TEXTS")
+    options = settled(asked, words)
+    if options.texts is not None and (options.texts < 4 or options.texts % 2):
+        asked.error("--texts must be even and at least 4: steering-vectors reads pairs")
+    return options
+
+
+def report(options: argparse.Namespace, work: Callable[[argparse.Namespace], dict]) -> None:
+    """Measure, and print JSON or a table; what a user can mend is told in one line."""
+    try:
+        found = work(options)
+    except emolens.EmolensError as error:
+        sys.exit(first_line(error))
     if options.json:
         print(json.dumps(found))
     else:
@@ -457,7 +472,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except emolens.EmolensError as error:
-        sys.exit(first_line(error))
+    report(parsed(), measure)

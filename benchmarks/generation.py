@@ -14,22 +14,27 @@ The 30M, 135M and, on CUDA, 8B models are Llamas of random weights, as in `extra
 import argparse
 import json
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from extraction import SCHEMA, SIZES, Clock, cells, figure, random_llama, say
+from extraction import (
+    SCHEMA,
+    Clock,
+    common_options,
+    figure,
+    random_llama,
+    report,
+    say,
+    settled,
+)
 from peers.worker import seconds
 from readings import choose_texts
-from rich.console import Console
-from rich.table import Table
 from workers import NotMeasured, environment, working
 
 import emolens
-from emolens.errors import first_line
 from emolens.generation import Steering, generate
 from emolens.interventions import Steer
 from emolens.organism import organism_folder
@@ -154,51 +159,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def table(found: dict[str, Any]) -> Table:
-    """One line a figure and model."""
-    shown = Table("figure", "model", "value", "bar", "met", "beside it")
-    for name, by_model in found.items():
-        if name.startswith("ratio"):
-            for model, one in by_model.items():
-                shown.add_row(name, model, *cells(one))
-    return shown
-
-
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
-    asked = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    asked.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    asked.add_argument("--models", nargs="+", choices=SIZES, help="8b is for CUDA alone")
-    asked.add_argument("--pairs", type=int, default=5)
+    asked = common_options(__doc__, "generation")
     asked.add_argument("--batch", type=int, default=16)
     asked.add_argument("--tokens", type=int, default=64)
-    asked.add_argument("--stories", type=Path, help="a corpus as emolens.load_corpus reads it")
-    asked.add_argument("--skip-peers", action="store_true")
-    asked.add_argument("--peers", type=Path, help="where their environments are kept")
-    asked.add_argument("--out", type=Path, default=Path("emolens-out/generation"))
-    asked.add_argument("--device", default="cpu")
-    asked.add_argument("--dtype", choices=["float32", "bfloat16"], help="bfloat16 on CUDA")
-    options = asked.parse_args(words)
-    cuda = options.device.startswith("cuda")
-    options.models = options.models or [name for name in SIZES if name != "8b" or cuda]
-    options.dtype = options.dtype or ("bfloat16" if cuda else "float32")
-    if "8b" in options.models and not cuda:
-        asked.error("8b needs --device cuda")
-    return options
-
-
-def main() -> None:
-    options = parsed()
-    found = measure(options)
-    if options.json:
-        print(json.dumps(found))
-    else:
-        Console().print(table(found))
+    return settled(asked, words)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except emolens.EmolensError as error:
-        sys.exit(first_line(error))
+    report(parsed(), measure)

@@ -12,7 +12,7 @@ from torch import Tensor
 from emolens.controls import CONTROL, permutations, random_directions
 from emolens.decisions import Trial
 from emolens.errors import SelectionError
-from emolens.generation import Schedule, Steering, steered, throughout
+from emolens.generation import UNCHANGED, Schedule, Steering, steered, throughout
 from emolens.interventions import Steer, unit
 from emolens.positions import PositionRule, everything
 from emolens.progress import track
@@ -47,6 +47,9 @@ class Dose:
     natural: float
     strength: float
     steering: Steering
+
+
+UNSTEERED = Dose("none", "none", 0.0, 0.0, UNCHANGED)
 
 
 def dose_ladder(
@@ -84,30 +87,23 @@ def dose_ladder(
     """
     if not emotions:
         raise SelectionError("no emotions to make doses of: name at least one")
+    own = {e: {k: unit(vectors.of(e)[vectors.column(k)]) for k in layers} for e in emotions}
+    lengths = {e: _units(natural, e, layers) for e in emotions}
+    first, width = emotions[0], vectors.mean.shape[-1]
+    ladders = [(e, "emotion", own[e], lengths[e]) for e in emotions]
+    for i, draw in enumerate(random_directions(random_count, width, seed)):
+        ladders.append((f"random {i}", CONTROL, dict.fromkeys(layers, draw), lengths[first]))
+    for i, order in enumerate(permutations(permuted_count, width, seed)):
+        permuted = {k: direction[order] for k, direction in own[first].items()}
+        ladders.append((f"permuted {i}", CONTROL, permuted, lengths[first]))
+    norms = {k: float(vectors.residual_norm[vectors.column(k)]) for k in layers}
     made = []
-    for emotion in emotions:
-        directions = {k: unit(vectors.of(emotion)[vectors.column(k)]) for k in layers}
-        made += _ladder(
-            vectors,
-            emotion,
-            "emotion",
-            directions,
-            _units(natural, emotion, layers),
-            amounts,
-            positions,
-            written,
-        )
-    first = emotions[0]
-    lengths = _units(natural, first, layers)
-    draws = random_directions(random_count, vectors.mean.shape[-1], seed)
-    for i, draw in enumerate(draws):
-        same = dict.fromkeys(layers, draw)
-        made += _ladder(vectors, f"random {i}", CONTROL, same, lengths, amounts, positions, written)
-    for i, order in enumerate(permutations(permuted_count, vectors.mean.shape[-1], seed)):
-        own = {k: unit(vectors.of(first)[vectors.column(k)])[order] for k in layers}
-        made += _ladder(
-            vectors, f"permuted {i}", CONTROL, own, lengths, amounts, positions, written
-        )
+    for name, kind, directions, units in ladders:
+        share = float(np.mean([units[k] / norms[k] for k in layers]))
+        for amount in amounts:
+            steps = {k: Steer(amount * units[k] * d) for k, d in directions.items()}
+            plan = Steering(steps, positions, written)
+            made.append(Dose(name, kind, amount, amount * share, plan))
     return made
 
 
@@ -120,35 +116,6 @@ def _units(natural: NaturalUnits, emotion: str, layers: Sequence[int]) -> dict[i
             "along this vector there; choose other layers, or vectors of another kind"
         )
     return found
-
-
-def _ladder(
-    vectors: EmotionVectors,
-    name: str,
-    kind: str,
-    directions: Mapping[int, Tensor],
-    lengths: Mapping[int, float],
-    amounts: Sequence[float],
-    positions: PositionRule,
-    written: Schedule,
-) -> list[Dose]:
-    """All steps along one direction a layer."""
-    norms = {k: float(vectors.residual_norm[vectors.column(k)]) for k in directions}
-    shares = [lengths[k] / norms[k] for k in directions]
-    return [
-        Dose(
-            name,
-            kind,
-            amount,
-            amount * float(np.mean(shares)),
-            Steering(
-                {k: Steer(amount * lengths[k] * d) for k, d in directions.items()},
-                positions,
-                written,
-            ),
-        )
-        for amount in amounts
-    ]
 
 
 def decision_measure(trial: Trial) -> Measure:
@@ -290,8 +257,7 @@ def dose_curves(
     Raises:
         SelectionError: if the measure does not give one value a prompt.
     """
-    none = Dose("none", "none", 0.0, 0.0, Steering({}))
-    whole = [none, *steps]
+    whole = [UNSTEERED, *steps]
     values = [measure(step.steering) for step in track(whole, told, len(whole), "doses")]
     if any(len(v) != len(groups) for v in values):
         raise SelectionError(

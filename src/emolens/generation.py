@@ -155,7 +155,7 @@ def generate(
             prompts = [told[i] for i in rows]
             part = _padded_left(read, rows)
             plan = [plans[i] for i in rows]
-            draws = _Draws([seeds[i] for i in rows], temperature, model.device)
+            draws = _Draws([seeds[i] for i in rows], temperature)
             width = part.ids.shape[1]
             weights = _weights(plan, prompts, part, torch.full((len(rows),), width), width + room)
             with _driven(model, plan, weights, blocks):
@@ -349,7 +349,6 @@ class _Draws:
 
     seeds: Sequence[Sequence[int]]
     temperature: float
-    device: torch.device
 
     def __post_init__(self) -> None:
         """Make the sources."""

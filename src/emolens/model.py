@@ -85,6 +85,11 @@ class HookedModel:
         return str(next(self.host.parameters()).dtype).removeprefix("torch.")
 
     @property
+    def rounding(self) -> float:
+        """By what share of a stream's norm two ways of computing it may differ in this dtype."""
+        return 1e-3 if self.dtype == "float32" else 2e-2
+
+    @property
     def n_heads(self) -> int:
         """How many attention heads a block has (of queries, where keys and values are shared)."""
         return self.host.cfg.n_heads
@@ -163,7 +168,6 @@ class HookedModel:
         config = self.host.original_model.config
         # what Hugging Face fuses knows no cap of attention's logits, as Gemma 2 has it
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-        tolerance = 1e-3 if self.dtype == "float32" else 2e-2
         own = self._padded_streams()
         for kind in ("eager",) if capped else ("sdpa", "eager"):
             with (
@@ -172,7 +176,7 @@ class HookedModel:
                 _unwrapped(self.host, kind),
             ):
                 gaps = (self._padded_streams() - own).norm(dim=(1, 2)) / own.norm(dim=(1, 2))
-                if config._attn_implementation == kind and float(gaps.max()) < tolerance:
+                if config._attn_implementation == kind and float(gaps.max()) < self.rounding:
                     return kind
         return None
 

@@ -174,18 +174,16 @@ def path_view(
     rows += _shown("readers", carried.table(), "exact", "logits")
     step = natural * own.direction
     last = gradients(reference, [reference.model.n_layers - 1])[:, 0] @ step
-    whole_difference = float(
-        trial.run().logit_difference.mean() - reference.run().logit_difference.mean()
-    )
+    situation = trial.run().logit_difference - reference.run().logit_difference.mean()
     ends = {
         "past all components": last,
         "the step": carried.effect,
-        "the situation": trial.run().logit_difference - reference.run().logit_difference.mean(),
+        "the situation": situation,
     }
     for name, values in ends.items():
         groups = trial.groups if name == "the situation" else reference.groups
         found = clustered_interval(values.tolist(), groups)
-        rows.append(("logits", name, *found, "logits", found[0] / whole_difference))
+        rows.append(("logits", name, *found, "logits", found[0] / float(situation.mean())))
     return pd.DataFrame(rows, columns=PATH_COLUMNS)
 
 

@@ -43,18 +43,18 @@ def nowhere(texts: Sequence[Text], tokens: Tokens) -> Positions:
     return Positions(torch.zeros_like(tokens.mask), ("nowhere",) * len(texts))
 
 
-def span(name: str) -> PositionRule:
-    """The tokens of every span of that name."""
+def span(*names: str) -> PositionRule:
+    """The tokens of every span of that name, or of any of several."""
 
     def rule(texts: Sequence[Text], tokens: Tokens) -> Positions:
         mask = torch.zeros_like(tokens.mask)
         for i, text in enumerate(texts):
             for s in text.spans:
-                if s.name == name:
+                if s.name in names:
                     mask[i] |= (tokens.offsets[i, :, 0] < s.end) & (
                         tokens.offsets[i, :, 1] > s.start
                     )
-        return Positions(mask & tokens.words, (f"span({name})",) * len(texts))
+        return Positions(mask & tokens.words, (f"span({', '.join(names)})",) * len(texts))
 
     return rule
 

@@ -16,15 +16,14 @@ from emolens.errors import SelectionError
 from emolens.generation import UNCHANGED, Steering, one_each, steered
 from emolens.interventions import Steer
 from emolens.model import HookedModel
-from emolens.positions import Positions
+from emolens.positions import span
 from emolens.progress import track
 from emolens.scoring import in_batches, token_of
-from emolens.text import Span, Text, Tokens, Turn, plain
+from emolens.text import OPENING, Span, Text, Tokens, Turn, begun, plain
 from emolens.vectors import EmotionVectors
 
 ANCHOR = 1500.0  # mean rating, as in the paper
 POINTS = 400 / np.log(10)  # rating points of a factor e in the odds
-OPENING = "("  # the reply is begun with it, so that what comes next is a letter
 LEAST_WON = 0.01  # of a pair: without it, what always wins has no finite rating
 
 
@@ -66,8 +65,7 @@ def _asked(
         spans.append(Span(item, len(text), len(text) + len(items[item])))
         text += items[item]
     told = render((Turn("user", text, spans=tuple(spans)), Turn("assistant", "")))
-    begun = told.text + (OPENING if told.text[-1:].isspace() else f" {OPENING}")
-    return replace(told, text=begun, group="/".join(pair))
+    return replace(begun(told, OPENING), group="/".join(pair))
 
 
 @torch.inference_mode()
@@ -98,7 +96,8 @@ def compare(
     """
     model.require_logits("a choice")
     plans = one_each(steering, len(contest.prompts))
-    ids = torch.tensor([[token_of(model, word) for word in pair] for pair in contest.options])
+    words = {word: token_of(model, word) for word in {w for pair in contest.options for w in pair}}
+    ids = torch.tensor([[words[word] for word in pair] for pair in contest.options])
     read = model.tokenize(contest.prompts)
     if read.cut:
         raise SelectionError(
@@ -128,8 +127,7 @@ def _chosen(
     rows: list[int],
 ) -> Tensor:
     """Log-probability of both options of some offers."""
-    width = int(read.mask[rows].sum(1).max())
-    part = Tokens(read.ids[rows, :width], read.mask[rows, :width], read.offsets[rows, :width])
+    part = read.only(rows)
     texts, own = [contest.prompts[i] for i in rows], [plans[i] for i in rows]
     with steered(model, texts, part, own):
         logits = model.logits_at(part.ids, part.mask, part.mask.sum(1) - 1)
@@ -213,24 +211,9 @@ def preference_steering(
     rows = []
     for (name, kind), changes in steps.items():
         both = [set(chosen) & set(pair) for pair in contest.pairs]
-        plans = [Steering(changes, _where(told)) if told else UNCHANGED for told in both]
+        plans = [Steering(changes, span(*sorted(told))) if told else UNCHANGED for told in both]
         after = compare(model, contest, plans, told=f"choosing, {name}")
         change = ratings(after) - base
         apart = change[list(chosen)].mean(), change.drop(list(chosen)).mean()
         rows.append((name, kind, *apart, after.legal.mean()))
     return pd.DataFrame(rows, columns=["direction", "kind", "steered", "rest", "legal"])
-
-
-def _where(names: set[str]) -> Callable[[Sequence[Text], Tokens], Positions]:
-    """A position rule: the tokens of spans of these names, if a text has any."""
-
-    def rule(texts: Sequence[Text], tokens: Tokens) -> Positions:
-        mask = torch.zeros_like(tokens.mask)
-        for i, text in enumerate(texts):
-            for s in text.spans:
-                if s.name in names:
-                    inside = (tokens.offsets[i, :, 0] < s.end) & (tokens.offsets[i, :, 1] > s.start)
-                    mask[i] |= inside
-        return Positions(mask & tokens.words, ("steered things",) * len(texts))
-
-    return rule

@@ -1,6 +1,7 @@
 """What carries a steering effect to the logits: which later heads and MLPs answer to the step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,7 +17,7 @@ from emolens.progress import track
 from emolens.sites import ATTN_OUT, MLP_OUT, Site, Z
 from emolens.statistics import clustered_interval
 from emolens.vectors import EmotionVectors
-from emolens.writers import Component
+from emolens.writers import COMPONENT, Component
 
 PATH_STEPS = 8  # along the step; at 8 the parts of the organism's effects are within 2% of 64
 
@@ -57,24 +58,11 @@ class Carried:
         rows = []
         for column, component in enumerate(self.components):
             mean, low, high = clustered_interval(self.exact[:, column].tolist(), self.trial.groups)
-            head = pd.NA if component.head is None else component.head
             ways = (float(w[:, column].mean()) for w in (self.gradient, self.integrated))
             share = mean / float(self.effect.mean())
-            rows.append(
-                (
-                    str(component),
-                    component.layer,
-                    component.kind,
-                    head,
-                    *ways,
-                    mean,
-                    low,
-                    high,
-                    share,
-                )
-            )
-        columns = ["component", "layer", "kind", "head", "gradient", "integrated"]
-        found = pd.DataFrame(rows, columns=[*columns, "exact", "low", "high", "share"])
+            rows.append((*component.cells, *ways, mean, low, high, share))
+        columns = [*COMPONENT, "gradient", "integrated", "exact", "low", "high", "share"]
+        found = pd.DataFrame(rows, columns=columns)
         return found.sort_values("exact", key=abs, ascending=False, ignore_index=True)
 
 
@@ -120,13 +108,13 @@ def find_readers(
         )
     step = vectors.step(emotion, layer, strength)
     sites = _sites(trial, layer)
-    before, own, slope = _pass(trial, layer, sites, 0 * step)
-    after, answer, _ = _pass(trial, layer, sites, step)
-    gradient = _products(sites, slope, own, answer)
+    before, own = _answers(trial, layer, sites, 0 * step)
+    after, answer = _answers(trial, layer, sites, step)
+    gradient = _products(sites, _slopes(trial, layer, sites, 0 * step), own, answer)
     integrated, last = torch.zeros_like(gradient), own
     for k in track(range(steps), "along the step", steps, "points"):
-        _, _, slope = _pass(trial, layer, sites, (k + 0.5) / steps * step)
-        _, there, _ = _pass(trial, layer, sites, (k + 1) / steps * step)
+        slope = _slopes(trial, layer, sites, (k + 0.5) / steps * step)
+        _, there = _answers(trial, layer, sites, (k + 1) / steps * step)
         integrated += _products(sites, slope, last, there)
         last = there
     exact = held(trial, layer, step)
@@ -143,7 +131,7 @@ def held(
     In logits, by a run each; `Carried.exact` for any step.
     """
     sites = _sites(trial, layer)
-    _, own, _ = _pass(trial, layer, sites, 0 * step)
+    _, own = _answers(trial, layer, sites, 0 * step)
     with torch.inference_mode(), hooked(trial.model, {Site(layer): Steer(step)}):
         after = trial.run().logit_difference
     parts = [(site, c) for site in sites for c in _components(site, own[site])]
@@ -172,13 +160,34 @@ def _components(site: Site, given: Tensor) -> list[Component]:
     return [Component(site.layer, "mlp" if site.kind == MLP_OUT else "attn")]
 
 
-def _pass(
+@torch.inference_mode()
+def _answers(
     trial: Trial, layer: int, sites: Sequence[Site], step: Float[Tensor, " d_model"]
-) -> tuple[Float[Tensor, " text"], dict[Site, Tensor], dict[Site, Tensor]]:
-    """Logit differences under a step, what is given at each site, and its gradient there."""
-    given: dict[Site, Tensor] = {}
+) -> tuple[Float[Tensor, " text"], dict[Site, Tensor]]:
+    """Logit differences under a step, and what is given at each site."""
+    with _given(trial, layer, sites, step) as given:
+        found = trial.run().logit_difference
+    return found, given
+
+
+def _slopes(
+    trial: Trial, layer: int, sites: Sequence[Site], step: Float[Tensor, " d_model"]
+) -> dict[Site, Tensor]:
+    """Gradients of the logit differences under a step, with respect to what is given."""
     width = next(trial.model.host.parameters())
     moving = step.to(width).detach().clone().requires_grad_()  # all above depends on it
+    with torch.enable_grad(), _given(trial, layer, sites, moving) as given:
+        total = trial.decide(trial.logits()).logit_difference.sum()
+        slopes = torch.autograd.grad(total, [given[site] for site in sites])
+    return dict(zip(sites, slopes, strict=True))
+
+
+@contextmanager
+def _given(
+    trial: Trial, layer: int, sites: Sequence[Site], step: Float[Tensor, " d_model"]
+) -> Iterator[dict[Site, Tensor]]:
+    """Collect what is given at each site in the run inside, under a step."""
+    given: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Intervention:
         def change(value: Tensor) -> Tensor:
@@ -187,14 +196,8 @@ def _pass(
 
         return change
 
-    with (
-        torch.enable_grad(),
-        hooked(trial.model, {Site(layer): Steer(moving), **{site: keep(site) for site in sites}}),
-    ):
-        found = trial.decide(trial.logits()).logit_difference
-        slopes = torch.autograd.grad(found.sum(), [given[site] for site in sites])
-    kept = {site: value.detach() for site, value in given.items()}
-    return found.detach(), kept, dict(zip(sites, slopes, strict=True))
+    with hooked(trial.model, {Site(layer): Steer(step), **{site: keep(site) for site in sites}}):
+        yield given
 
 
 def _products(

@@ -153,13 +153,12 @@ def token_logprobs(
     found = torch.full(read.mask.shape, float("nan"))
     lengths = read.mask.sum(1).tolist()
     for rows in in_batches(model, range(len(texts)), lengths):
-        width = max(lengths[i] for i in rows)
-        part = Tokens(read.ids[rows, :width], read.mask[rows, :width], read.offsets[rows, :width])
+        part = read.only(rows)
         with steered(model, [texts[i] for i in rows], part, [plans[i] for i in rows]):
             logits = model.forward(part.ids, part.mask)[:, :-1].float()
         next_ids = part.ids[:, 1:, None].to(logits.device)
         own = logits.log_softmax(-1).gather(-1, next_ids)[..., 0].cpu()
-        found[rows, 1:width] = own.where(part.mask[:, 1:], float("nan"))
+        found[rows, 1 : part.ids.shape[1]] = own.where(part.mask[:, 1:], float("nan"))
     return found, read
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import bootstrap
 from torch import Tensor
 
 RESAMPLES = 1000
@@ -64,24 +64,6 @@ def row_interval(
             rng=seed,
         ).confidence_interval
     return float(statistic(rows)), float(found.low), float(found.high)
-
-
-def rank_agreement(
-    predicted: Sequence[float], measured: Sequence[float], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """Spearman's rank correlation with a 95% bootstrap interval over what is ranked.
-
-    >>> rank_agreement([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 35.0, 40.0])[0]
-    1.0
-    """
-    one, other = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
-
-    def rho(rows: np.ndarray) -> float:
-        if len(set(rows.tolist())) < 2:
-            return float("nan")
-        return float(spearmanr(one[rows], other[rows]).statistic)
-
-    return row_interval(len(one), rho, seed=seed)
 
 
 def clustered_ratio(

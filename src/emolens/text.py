@@ -11,6 +11,7 @@ from torch import Tensor
 from emolens.errors import CorpusError
 
 NEUTRAL = "neutral"
+OPENING = "("  # a reply is begun with it where what comes next should be a letter
 Role = Literal["system", "user", "assistant"]
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
@@ -100,6 +101,11 @@ class Tokens:
         """The mask without special tokens (begin, separator), whose residuals are outliers."""
         return self.mask & (self.offsets[..., 1] > self.offsets[..., 0])
 
+    def only(self, rows: Sequence[int]) -> "Tokens":
+        """Those texts alone, no wider than the longest of them."""
+        width = int(self.mask[rows].sum(1).max())
+        return Tokens(self.ids[rows, :width], self.mask[rows, :width], self.offsets[rows, :width])
+
     def __len__(self) -> int:
         """How many texts."""
         return len(self.ids)
@@ -134,6 +140,15 @@ def plain(turns: Sequence[Turn], *, emotion: str = NEUTRAL, group: str = "") -> 
         text += f" {turn.text}" if turn.text else ""
         spans += [Span(turn.role, start, len(text)), *moved(turn.spans, start)]
     return Text(text, emotion, group, tuple(spans))
+
+
+def begun(text: Text, words: str) -> Text:
+    """The text with the first words of what comes next, after a space unless one is there.
+
+    >>> begun(Text("Assistant:"), "(").text
+    'Assistant: ('
+    """
+    return replace(text, text=text.text + (words if text.text[-1:].isspace() else f" {words}"))
 
 
 def moved(spans: Sequence[Span], by: int) -> list[Span]:

@@ -6,14 +6,14 @@ import pandas as pd
 import torch
 
 from emolens.corpus.bundled import EvaluationSet, evaluation_set
-from emolens.doses import Dose, Measure
+from emolens.doses import UNSTEERED, Dose, Measure
 from emolens.errors import SelectionError
-from emolens.generation import Steering
+from emolens.generation import UNCHANGED, Steering
 from emolens.model import HookedModel
 from emolens.progress import track
 from emolens.scoring import option_logprobs, token_logprobs
 from emolens.statistics import clustered_interval
-from emolens.text import Text, plain
+from emolens.text import OPENING, Text, begun, plain
 
 # What a steering does to a model: a value for every text, and the groups of the texts.
 Cost = Callable[[Steering], tuple[Sequence[float], Sequence[str]]]
@@ -43,14 +43,11 @@ def question_cost(
     if "key" not in questions.labels:
         raise SelectionError(f"{questions.name} has no label 'key': give questions with keys")
     texts = questions.texts(render)
-    begun = [
-        Text(t.text + ("(" if t.text[-1:].isspace() else " ("), t.emotion, t.group, t.spans)
-        for t in texts
-    ]
+    asked = [begun(text, OPENING) for text in texts]
     letters = [_letters(text) for text in texts]
 
     def cost(steering: Steering) -> tuple[Sequence[float], Sequence[str]]:
-        found = option_logprobs(model, begun, "ABCDE", steering)
+        found = option_logprobs(model, asked, "ABCDE", steering)
         wrong = []
         for row, own, key in zip(found, letters, questions.labels.key, strict=True):
             wrong.append(float("ABCDE"[int(row[: len(own)].argmax())] != key))
@@ -66,7 +63,7 @@ def _letters(text: Text) -> str:
 
 def measure_cost(measure: Measure, groups: Sequence[str]) -> Cost:
     """How far a behaviour that should stay moves from where it is unsteered, either way."""
-    base = measure(Steering({}))
+    base = measure(UNCHANGED)
 
     def cost(steering: Steering) -> tuple[Sequence[float], Sequence[str]]:
         return (measure(steering) - base).abs().tolist(), groups
@@ -108,16 +105,18 @@ def trade_offs(
     """
     if not settings or not costs:
         raise SelectionError("no settings or no costs to weigh: give at least one of each")
-    none = Dose("none", "none", 0.0, 0.0, Steering({}))
-    base = gain(none.steering)
-    free = {name: torch.tensor(cost(none.steering)[0]) for name, cost in costs.items()}
-    rows = []
-    whole = [none, *settings]
+    rows: list[tuple] = []
+    free: dict[str, torch.Tensor] = {}  # of each measure, unsteered, which comes first
+    whole = [UNSTEERED, *settings]
     for dose in track(whole, "trade-offs", len(whole), "settings"):
-        gained = clustered_interval((gain(dose.steering) - base).tolist(), groups)
+        value = gain(dose.steering)
+        gained = clustered_interval((value - free.setdefault("gain", value)).tolist(), groups)
         for name, cost in costs.items():
             values, own = cost(dose.steering)
-            harm = clustered_interval((torch.tensor(values) - free[name]).tolist(), own)
+            found = torch.tensor(values)
+            harm = clustered_interval(
+                (found - free.setdefault(f"cost {name}", found)).tolist(), own
+            )
             rows.append(
                 (dose.direction, dose.kind, dose.natural, dose.strength, *gained, name, *harm)
             )

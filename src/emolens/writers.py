@@ -20,8 +20,7 @@ from emolens.sites import ATTN_OUT, MLP_OUT, RESID_PRE, Site, Z
 from emolens.statistics import clustered_interval
 from emolens.vectors import EmotionVectors
 
-EXACT = {torch.float32: 1e-3}  # of the attention's norm: what its heads may lack of it
-ROUNDED = 2e-2  # the same in half precision
+COMPONENT = ("component", "layer", "kind", "head")
 
 
 @dataclass(frozen=True, order=True)
@@ -48,6 +47,11 @@ class Component:
         if self.kind == "embed":
             return Site(0, RESID_PRE)
         return Site(self.layer, MLP_OUT if self.kind == "mlp" else ATTN_OUT)
+
+    @property
+    def cells(self) -> tuple:
+        """What tables say of it, under the columns of `COMPONENT`."""
+        return str(self), self.layer, self.kind, pd.NA if self.head is None else self.head
 
     def __str__(self) -> str:
         """`3.1` for a head, `mlp 3`, `attn 3`, `embed`."""
@@ -101,21 +105,8 @@ class Writes:
         for column, component in enumerate(self.components):
             own = (self.writes[:, column] - base[column]).tolist()
             mean, low, high = clustered_interval(own, self.trial.groups)
-            head = pd.NA if component.head is None else component.head
-            rows.append(
-                (
-                    str(component),
-                    component.layer,
-                    component.kind,
-                    head,
-                    mean,
-                    low,
-                    high,
-                    mean / total,
-                )
-            )
-        columns = ["component", "layer", "kind", "head", "write", "low", "high", "share"]
-        found = pd.DataFrame(rows, columns=columns)
+            rows.append((*component.cells, mean, low, high, mean / total))
+        found = pd.DataFrame(rows, columns=[*COMPONENT, "write", "low", "high", "share"])
         return found.sort_values("write", key=abs, ascending=False, ignore_index=True)
 
     def _base(self, reference: "Writes | None") -> Float[Tensor, " component"]:
@@ -234,8 +225,7 @@ def _attention(
         by = {Component(layer, "head", h): own[:, h] for h in range(own.shape[1])}
         if bias is not None and bool(bias.any()):
             by[Component(layer, "attn bias")] = bias.detach().float().cpu().expand_as(total)
-        if float((sum(by.values()) - total).norm()) <= EXACT.get(attn.W_O.dtype, ROUNDED) * float(
-            total.norm()
-        ):
+        lacking = float((sum(by.values()) - total).norm())
+        if lacking <= model.rounding * float(total.norm()):
             return by
     return {Component(layer, "attn"): total}

@@ -50,7 +50,7 @@ from emolens.steering import (
 )
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, centred_cosine
-from emolens.writers import Writes, find_writers
+from emolens.writers import find_writers
 
 Estimate = tuple[float, ...]  # value, low, high
 
@@ -368,11 +368,20 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
         own, rest = (
             find_writers(scene.after(e), vectors, emotion, layer) for e in (emotion, NEUTRAL)
         )
-        told, step = _told(own, rest, vectors, emotion)
-        _agree(told, own, rest, step, found)
+        natural = float(own.projection.mean() - rest.projection.mean())
+        strength = natural / float(vectors.residual_norm[vectors.column(layer)])
+        carried = find_readers(rest.trial, vectors, emotion, layer, strength=strength)
+        slope = float(gradients(own.trial, [layer]).mean(0)[0] @ own.direction)
+        told = {
+            "writers": slope * (own.writes - rest.writes.mean(0)).mean(0),
+            "readers, gradient": carried.gradient.mean(0),
+            "readers, integrated": carried.integrated.mean(0),
+        }
+        _agree(told, own.removed(rest), carried.exact.mean(0), found)
         for seed in range(bench.seed, bench.seed + CHANCE_BEHAVIOURS):
             one, other = (replace(w, trial=w.trial.shuffled(seed)) for w in (own, rest))
-            _agree(told, one, other, step, null)
+            kept = held(other.trial, layer, natural * own.direction)
+            _agree(told, one.removed(other), torch.stack([*kept.values()]).mean(1), null)
     rows = [
         (
             way,
@@ -385,33 +394,12 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
     return pd.DataFrame(rows, columns=MECHANISM)
 
 
-def _told(
-    own: Writes, rest: Writes, vectors: EmotionVectors, emotion: str
-) -> tuple[dict[str, Tensor], Tensor]:
-    """What each way says of every component, and the step that is one natural unit."""
-    natural = float(own.projection.mean() - rest.projection.mean())
-    strength = natural / float(vectors.residual_norm[vectors.column(own.layer)])
-    slope = float(gradients(own.trial, [own.layer]).mean(0)[0] @ own.direction)
-    carried = find_readers(rest.trial, vectors, emotion, own.layer, strength=strength)
-    told = {
-        "writers": slope * (own.writes - rest.writes.mean(0)).mean(0),
-        "readers, gradient": carried.gradient.mean(0),
-        "readers, integrated": carried.integrated.mean(0),
-    }
-    return told, natural * own.direction
-
-
 def _agree(
-    told: Mapping[str, Tensor],
-    own: Writes,
-    rest: Writes,
-    step: Tensor,
-    into: dict[str, list[float]],
+    told: Mapping[str, Tensor], written: Tensor, read: Tensor, into: dict[str, list[float]]
 ) -> None:
-    """Add the rank correlation of each way with taking components out."""
-    exact = torch.stack(list(held(rest.trial, own.layer, step).values())).mean(1)
+    """Add the rank correlation of each way with what taking writers or readers out has lost."""
     for way, parts in told.items():
-        tried = own.removed(rest) if way == "writers" else exact
+        tried = written if way == "writers" else read
         into.setdefault(way, []).append(float(spearmanr(parts, tried).statistic))
 
 
