@@ -1,17 +1,23 @@
 """Likelihoods of words against whole passes over one text, and Hugging Face's own loss."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from pandas.testing import assert_frame_equal
 from test_generation import pushes, specials_too
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.testing import assert_close
+from transformers import PreTrainedTokenizerFast
 
 import emolens
+from emolens.behaviour import Behaviour, Contest
 from emolens.decisions import Trial
 from emolens.errors import SelectionError
-from emolens.generation import Steering, from_step
+from emolens.generation import UNCHANGED, Steering, from_step
 from emolens.interventions import Steer
+from emolens.preferences import compare
 from emolens.scoring import (
     decide_options,
     divergence,
@@ -124,5 +130,65 @@ def test_options_that_cannot_be_scored_are_refused(organism):
         option_logprobs(organism, PROMPTS, [""])
     with pytest.raises(SelectionError, match="' zyx' must be of known tokens"):
         option_logprobs(organism, PROMPTS, [" zyx"])
-    with pytest.raises(SelectionError, match="leaves no room for an option of 1"):
+    with pytest.raises(SelectionError, match="of 257 tokens do not go into a context of 256"):
         option_logprobs(organism, [Text("so " * 255)], [" so"])
+
+
+@pytest.fixture(scope="module")
+def pieces(tiny_folder, tmp_path_factory):
+    """A tiny Llama whose tokenizer begins a text with a blank and ends it with a closing token."""
+    folder = tmp_path_factory.mktemp("pieces")
+    shutil.copytree(tiny_folder("llama"), folder, dirs_exist_ok=True)
+    merges = [("▁", "A"), ("▁", "("), ("y", "e"), ("ye", "s"), ("▁", "yes")]
+    words = ["<unk>", "<s>", "</s>", *"▁:()?ABabcdefhinorstuwyz", *map("".join, merges)]
+    ids = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="</s>",
+    ).save_pretrained(folder)
+    return emolens.load(folder)
+
+
+def test_an_option_is_read_as_it_goes_on_from_the_prompt(pieces):
+    """Alone, "A" is another token than after a bracket; and nothing comes after a closing token."""
+    prompt = Text("would rather be safe (")
+    vocabulary = pieces.tokenizer.get_vocab()
+    ids = pieces.tokenize([prompt]).ids[:, :-1]
+    assert pieces.tokenizer("A", add_special_tokens=False)["input_ids"] == [vocabulary["▁A"]]
+    told = pieces.forward(ids, torch.ones_like(ids, dtype=torch.bool))[0, -1].log_softmax(-1)
+    longer = replace(prompt, text="the other is another one (")
+    found = option_logprobs(pieces, [prompt, longer], ["A", " yes"])
+    expected = told[[vocabulary["A"], vocabulary["▁yes"]]].detach()
+    assert_close(found[0], expected, atol=1e-4, rtol=0)
+    ranked = word_ranks(pieces, [prompt, longer], ["A", " yes"]).logprob[:2]
+    assert_close(torch.tensor(ranked.to_numpy()).float(), expected, atol=1e-4, rtol=0)
+    behaviour = Behaviour("letters", "A", {"A": ("A",), "B": ("B",)}, (prompt, longer))
+    assert Trial.prepare(pieces, behaviour).ids["A"].tolist() == [vocabulary["A"]]
+    contest = Contest((prompt,), (("one", "two"),), (("A", "B"),))
+    difference = told[vocabulary["A"]] - told[vocabulary["B"]]
+    compared = compare(pieces, contest).logit_difference[0]
+    assert compared == pytest.approx(float(difference), abs=1e-4)
+
+
+@pytest.mark.parametrize("measured", [divergence, word_ranks, token_logprobs])
+def test_a_text_beyond_the_context_is_refused(organism, measured):
+    given = {divergence: [UNCHANGED], word_ranks: [[" so"]], token_logprobs: []}[measured]
+    with pytest.raises(SelectionError, match="longer than the context of 256"):
+        measured(organism, [Text("so " * 300)], *given)
+
+
+def test_ranks_and_divergence_come_in_batches(organism, monkeypatch):
+    push = [Steering({3: Steer(k * torch.ones(organism.d_model))}, specials_too) for k in (0, 1, 2)]
+    whole = word_ranks(organism, PROMPTS, OPTIONS), divergence(organism, PROMPTS, push)
+    monkeypatch.setattr("emolens.scoring.usual_batch", lambda _model: 1)
+    alone = word_ranks(organism, PROMPTS, OPTIONS), divergence(organism, PROMPTS, push)
+    assert_frame_equal(alone[0], whole[0], check_exact=False, atol=1e-4)
+    assert_close(alone[1], whole[1], atol=1e-4, rtol=1e-3)

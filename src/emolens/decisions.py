@@ -1,6 +1,6 @@
 """Run a behaviour on a model: probabilities and logit difference at the decision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from emolens.behaviour import Behaviour
 from emolens.errors import SelectionError
 from emolens.model import HookedModel
 from emolens.positions import last, pick
-from emolens.text import Tokens
+from emolens.text import Text, Tokens
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,88 @@ class Decision:
         return torch.stack(list(self.probability.values())).sum(0)
 
 
+def prompt_tokens(
+    model: HookedModel, prompts: Sequence[Text], what: str
+) -> tuple[Tokens, Int[Tensor, " text"]]:
+    """The tokens of prompts and the place of the last of each, a closing special one not counted.
+
+    Raises:
+        ModelError: for an encoder.
+        SelectionError: if a prompt is longer than the context, so that its end is lost, or there
+            are none.
+    """
+    model.require_logits(what)
+    if not prompts:
+        raise SelectionError(f"{what} has no prompts: give at least one")
+    tokens = model.tokenize(prompts)
+    if tokens.cut:
+        raise SelectionError(
+            f"{len(tokens.cut)} prompts of {what} are longer than the context of {model.n_ctx} "
+            "tokens, so that what comes next is cut off: shorten them"
+        )
+    return tokens, pick(last, prompts, tokens).mask.long().argmax(1)
+
+
+def option_ids(
+    model: HookedModel, prompts: Sequence[Text], options: Sequence[str]
+) -> list[list[Int[Tensor, " token"]]]:
+    """The tokens of each option as it goes on from each prompt.
+
+    A word alone may have other tokens than in a text (SentencePiece begins a text with a blank), so
+    it is read together with the last word of the prompt; where both melt into one token, it is read
+    as after a new line.
+
+    Raises:
+        SelectionError: if there are no options, or one has no token or an unknown one.
+    """
+    if not options:
+        raise SelectionError("no options to choose from: give at least one word")
+    endings = [text.text.rsplit(maxsplit=1)[-1:] for text in prompts]
+    found = {
+        ending: [_after(model, ending, option) for option in options]
+        for ending in {"".join(last_word) for last_word in endings}
+    }
+    return [found["".join(last_word)] for last_word in endings]
+
+
+def _after(model: HookedModel, ending: str, option: str) -> Int[Tensor, " token"]:
+    def ids(text: str) -> list[int]:
+        return model.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    for before in (ending, "\n"):
+        own, both = ids(before), ids(before + option)
+        if both[: len(own)] == own and (rest := both[len(own) :]):
+            if model.tokenizer.unk_token_id in rest:
+                break
+            return torch.tensor(rest)
+    raise SelectionError(
+        f"option {option!r} must be of known tokens of {model.name!r}; it is "
+        f"{model.tokenizer.convert_ids_to_tokens(ids(option))}"
+    )
+
+
 def class_ids(model: HookedModel, behaviour: Behaviour) -> dict[str, Int[Tensor, " word"]]:
     """Token ids of each class.
 
     Raises:
-        SelectionError: for a word that is not exactly one known token, or that two classes share.
+        SelectionError: for a word that is not exactly one known token, the same after every
+            prompt, or that two classes share.
     """
-    found = {}
+    words = [(name, word) for name, own in behaviour.classes.items() for word in own]
+    after = option_ids(model, behaviour.prompts, [word for _, word in words])
+    found: dict[str, list[int]] = {name: [] for name in behaviour.classes}
     seen: set[int] = set()
-    for name, words in behaviour.classes.items():
-        ids = []
-        for word in words:
-            row = model.tokenizer(word, add_special_tokens=False)["input_ids"]
-            if len(row) != 1 or row[0] == model.tokenizer.unk_token_id or row[0] in seen:
-                raise SelectionError(
-                    f"{word!r} of class {name!r} must be one token of {model.name!r}, of no other "
-                    f"class; it is {model.tokenizer.convert_ids_to_tokens(row)}"
-                )
-            seen.add(row[0])
-            ids.append(row[0])
-        found[name] = torch.tensor(ids)
-    return found
+    for column, (name, word) in enumerate(words):
+        rows = {tuple(ids[column].tolist()) for ids in after}
+        if len(rows) > 1 or len(row := rows.pop()) != 1 or row[0] in seen:
+            tokens = [model.tokenizer.convert_ids_to_tokens(ids[column]) for ids in after]
+            raise SelectionError(
+                f"{word!r} of class {name!r} must be one token of {model.name!r}, of no other "
+                f"class and the same after every prompt; it is {tokens[0]}"
+            )
+        seen.add(row[0])
+        found[name].append(row[0])
+    return {name: torch.tensor(ids) for name, ids in found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +142,8 @@ class Trial:
             ModelError: for an encoder.
             SelectionError: if a prompt is longer than the context, so that its decision is lost.
         """
-        model.require_logits(f"behaviour {behaviour.name!r}")
-        tokens = model.tokenize(behaviour.prompts)
-        if tokens.cut:
-            raise SelectionError(
-                f"{len(tokens.cut)} prompts of {behaviour.name!r} are longer than the context of "
-                f"{model.n_ctx} tokens, so their decision is cut off: shorten them"
-            )
-        final = pick(last, behaviour.prompts, tokens).mask.long().argmax(1)
+        what = f"behaviour {behaviour.name!r}"
+        tokens, final = prompt_tokens(model, behaviour.prompts, what)
         return cls(model, behaviour, tokens, final, class_ids(model, behaviour))
 
     @property

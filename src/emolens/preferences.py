@@ -12,14 +12,15 @@ from torch import Tensor
 
 from emolens.behaviour import Contest
 from emolens.controls import CONTROL, random_directions
+from emolens.decisions import option_ids, prompt_tokens
 from emolens.errors import SelectionError
-from emolens.generation import UNCHANGED, Steering, one_each, steered
+from emolens.generation import UNCHANGED, Steering, one_each
 from emolens.interventions import Steer
 from emolens.model import HookedModel
 from emolens.positions import span
 from emolens.progress import track
-from emolens.scoring import in_batches, token_of
-from emolens.text import OPENING, Span, Text, Tokens, Turn, begun, plain
+from emolens.scoring import in_batches, next_logprobs
+from emolens.text import OPENING, Span, Text, Turn, begun, plain
 from emolens.vectors import EmotionVectors
 
 ANCHOR = 1500.0  # mean rating, as in the paper
@@ -94,21 +95,14 @@ def compare(
         SelectionError: for an option that is not one known token, or an offer that is longer than
             the context.
     """
-    model.require_logits("a choice")
+    read, final = prompt_tokens(model, contest.prompts, "a choice")
     plans = one_each(steering, len(contest.prompts))
-    words = {word: token_of(model, word) for word in {w for pair in contest.options for w in pair}}
-    ids = torch.tensor([[words[word] for word in pair] for pair in contest.options])
-    read = model.tokenize(contest.prompts)
-    if read.cut:
-        raise SelectionError(
-            f"{len(read.cut)} offers are longer than the context of {model.n_ctx} tokens, so that "
-            "the choice is cut off: shorten them"
-        )
+    ids = _words(model, contest)
     logprobs = torch.zeros(len(ids), 2)
-    lengths = read.mask.sum(1).tolist()
-    batches = list(in_batches(model, range(len(ids)), lengths))
+    batches = list(in_batches(model, range(len(ids)), (final + 1).tolist()))
     for rows in track(batches, told, len(batches), "batches"):
-        logprobs[rows] = _chosen(model, contest, read, plans, ids, rows)
+        found = next_logprobs(model, contest.prompts, read, final, plans, rows)
+        logprobs[rows] = found.cpu().gather(1, ids[rows])
     found = pd.DataFrame(contest.pairs, columns=["first", "second"])
     difference = logprobs[:, 0] - logprobs[:, 1]
     return found.assign(
@@ -118,20 +112,23 @@ def compare(
     )
 
 
-def _chosen(
-    model: HookedModel,
-    contest: Contest,
-    read: Tokens,
-    plans: Sequence[Steering],
-    ids: Int[Tensor, "text 2"],
-    rows: list[int],
-) -> Tensor:
-    """Log-probability of both options of some offers."""
-    part = read.only(rows)
-    texts, own = [contest.prompts[i] for i in rows], [plans[i] for i in rows]
-    with steered(model, texts, part, own):
-        logits = model.logits_at(part.ids, part.mask, part.mask.sum(1) - 1)
-    return logits.float().log_softmax(-1).cpu().gather(1, ids[rows])
+def _words(model: HookedModel, contest: Contest) -> Int[Tensor, "text 2"]:
+    """The tokens of both options of each offer, one each."""
+    said = list(dict.fromkeys(word for pair in contest.options for word in pair))
+    column = {word: j for j, word in enumerate(said)}
+    after = option_ids(model, contest.prompts, said)
+    ids = [
+        [row[column[word]] for word in pair]
+        for row, pair in zip(after, contest.options, strict=True)
+    ]
+    for row, pair in zip(ids, contest.options, strict=True):
+        for token, word in zip(row, pair, strict=True):
+            if len(token) != 1:
+                raise SelectionError(
+                    f"{word!r} must be one token of {model.name!r}; it is "
+                    f"{model.tokenizer.convert_ids_to_tokens(token)}"
+                )
+    return torch.tensor(ids)
 
 
 def ratings(compared: pd.DataFrame, *, hard: bool = False) -> pd.Series:

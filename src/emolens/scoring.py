@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emolens.behaviour import Behaviour
-from emolens.decisions import Decision
+from emolens.decisions import Decision, option_ids, prompt_tokens
 from emolens.errors import SelectionError
 from emolens.generation import UNCHANGED, Steering, one_each, steered
 from emolens.model import HookedModel
@@ -45,22 +45,22 @@ def option_logprobs(
     >>> bool(found[0, 0] > found[0, 1])
     True
     """
-    model.require_logits("the likelihood of options")
-    ids = [_option(model, option) for option in options]
+    read, final = prompt_tokens(model, prompts, "the likelihood of options")
+    ids = option_ids(model, prompts, options)
     plans = one_each(steering, len(prompts))
-    rows = [(i, j) for i in range(len(prompts)) for j in range(len(ids))]
-    found = torch.zeros(len(prompts), len(ids))
-    read = model.tokenize(prompts)
-    lengths = read.mask.sum(1)
-    if int(lengths.max()) + max(map(len, ids)) > model.n_ctx or read.cut:
+    rows = [(i, j) for i in range(len(prompts)) for j in range(len(options))]
+    found = torch.zeros(len(prompts), len(options))
+    starts = (final + 1).tolist()
+    sizes = [starts[i] + len(ids[i][j]) for i, j in rows]
+    if max(sizes) > model.n_ctx:
         raise SelectionError(
-            f"a prompt of {int(lengths.max())} tokens leaves no room for an option of "
-            f"{max(map(len, ids))} in a context of {model.n_ctx}: shorten it"
+            f"a prompt and an option of {max(sizes)} tokens do not go into a context of "
+            f"{model.n_ctx}: shorten it"
         )
-    for some in in_batches(model, rows, [int(lengths[i]) + len(ids[j]) for i, j in rows]):
-        for (i, j), value in zip(
-            some, _scored(model, prompts, read, ids, plans, some), strict=True
-        ):
+    for some in in_batches(model, rows, sizes):
+        written = [(i, starts[i], ids[i][j]) for i, j in some]
+        values = _scored(model, prompts, read, plans, written)
+        for (i, j), value in zip(some, values, strict=True):
             found[i, j] = value
     return found
 
@@ -114,22 +114,34 @@ def word_ranks(
         ModelError: for an encoder.
         SelectionError: as `option_logprobs`.
     """
-    model.require_logits("the rank of words")
-    ids = [_option(model, word) for word in words]
+    read, final = prompt_tokens(model, prompts, "the rank of words")
+    ids = option_ids(model, prompts, words)
     plans = one_each(steering, len(prompts))
-    read = model.tokenize(prompts)
-    with steered(model, prompts, read, plans):
-        logits = model.logits_at(read.ids, read.mask, read.mask.sum(1) - 1).float().cpu()
-    logprobs = logits.log_softmax(-1)
-    first = torch.stack([own[0] for own in ids])
-    chosen = logprobs[:, first]
-    ranks = 1 + (logprobs[:, None] > chosen[..., None]).sum(-1)
-    rows = [
-        (i, word, float(chosen[i, j]), int(ranks[i, j]), len(ids[j]))
-        for i in range(len(prompts))
-        for j, word in enumerate(words)
-    ]
-    return pd.DataFrame(rows, columns=["prompt", "word", "logprob", "rank", "tokens"])
+    first = torch.tensor([[own[0] for own in row] for row in ids])
+    rows = []
+    for some in in_batches(model, range(len(prompts)), (final + 1).tolist()):
+        logprobs = next_logprobs(model, prompts, read, final, plans, some).cpu()
+        for i, own, ahead in zip(some, logprobs, logprobs.gather(1, first[some]), strict=True):
+            for j, word in enumerate(words):
+                rank = 1 + int((own > ahead[j]).sum())
+                rows.append((i, word, float(ahead[j]), rank, len(ids[i][j])))
+    found = pd.DataFrame(rows, columns=["prompt", "word", "logprob", "rank", "tokens"])
+    return found.sort_values("prompt", kind="stable", ignore_index=True)
+
+
+@torch.inference_mode()
+def next_logprobs(
+    model: HookedModel,
+    prompts: Sequence[Text],
+    read: Tokens,
+    final: Int[Tensor, " text"],
+    plans: Sequence[Steering],
+    rows: list[int],
+) -> Float[Tensor, "row vocab"]:
+    """Log-probability of every token as what comes after some of the prompts."""
+    part = read.only(rows)
+    with steered(model, [prompts[i] for i in rows], part, [plans[i] for i in rows]):
+        return model.logits_at(part.ids, part.mask, final[rows]).float().log_softmax(-1)
 
 
 @torch.inference_mode()
@@ -145,11 +157,16 @@ def token_logprobs(
     Raises:
         CorpusError: if there are no texts.
         ModelError: for an encoder.
-        SelectionError: if there is not one steering of each text.
+        SelectionError: if a text is longer than the context, or there is not one steering of each.
     """
     model.require_logits("the likelihood of a text")
     plans = one_each(steering, len(texts))
     read = model.tokenize(texts)
+    if read.cut:
+        raise SelectionError(
+            f"{len(read.cut)} texts are longer than the context of {model.n_ctx} tokens, so that "
+            "their ends are not read: split them"
+        )
     found = torch.full(read.mask.shape, float("nan"))
     lengths = read.mask.sum(1).tolist()
     for rows in in_batches(model, range(len(texts)), lengths):
@@ -169,41 +186,22 @@ def divergence(
     """Kullback-Leibler divergence of the steered next-token distribution from the model's own.
 
     In nats, at the last token of each prompt: the sum of p(steered) log(p(steered) / p(own)).
-    """
-    model.require_logits("the divergence of steering")
-    plans = one_each(steering, len(prompts))
-    read = model.tokenize(prompts)
-    final = read.mask.sum(1) - 1
-    own = model.logits_at(read.ids, read.mask, final).float().log_softmax(-1)
-    with steered(model, prompts, read, plans):
-        changed = model.logits_at(read.ids, read.mask, final).float().log_softmax(-1)
-    return (changed.exp() * (changed - own)).sum(-1).cpu()
-
-
-def token_of(model: HookedModel, word: str) -> int:
-    """The only token of a word.
 
     Raises:
-        SelectionError: if it has several or none, or is unknown.
+        ModelError: for an encoder.
+        SelectionError: if a prompt is longer than the context, or there is not one steering of
+            each.
     """
-    ids = _option(model, word).tolist()
-    if len(ids) != 1:
-        raise SelectionError(
-            f"{word!r} must be one token of {model.name!r}; it is "
-            f"{model.tokenizer.convert_ids_to_tokens(ids)}"
+    read, final = prompt_tokens(model, prompts, "the divergence of steering")
+    plans, unsteered = one_each(steering, len(prompts)), one_each(UNCHANGED, len(prompts))
+    found = torch.zeros(len(prompts))
+    for rows in in_batches(model, range(len(prompts)), (final + 1).tolist()):
+        own, changed = (
+            next_logprobs(model, prompts, read, final, steerings, rows)
+            for steerings in (unsteered, plans)
         )
-    return ids[0]
-
-
-def _option(model: HookedModel, option: str) -> Int[Tensor, " token"]:
-    """The tokens of an option."""
-    ids = model.tokenizer(option, add_special_tokens=False)["input_ids"]
-    if not ids or model.tokenizer.unk_token_id in ids:
-        raise SelectionError(
-            f"option {option!r} must be of known tokens of {model.name!r}; it is "
-            f"{model.tokenizer.convert_ids_to_tokens(ids)}"
-        )
-    return torch.tensor(ids)
+        found[rows] = (changed.exp() * (changed - own)).sum(-1).cpu()
+    return found
 
 
 def in_batches(model: HookedModel, items: Sequence, lengths: Sequence[int]) -> Iterator[list]:
@@ -224,23 +222,24 @@ def _scored(
     model: HookedModel,
     prompts: Sequence[Text],
     read: Tokens,
-    options: Sequence[Tensor],
     plans: Sequence[Steering],
-    rows: Sequence[tuple[int, int]],
+    rows: Sequence[tuple[int, int, Tensor]],
 ) -> Float[Tensor, " row"]:
-    """Log-probability of options after prompts, in one pass."""
-    starts = torch.stack([read.mask[i].sum() for i, _ in rows])
-    sizes = torch.tensor([len(options[j]) for _, j in rows])
+    """Log-probability of options after prompts, in one pass.
+
+    A row is of a prompt, where its option starts, and the option's tokens.
+    """
+    starts = torch.tensor([start for _, start, _ in rows])
+    sizes = torch.tensor([len(option) for _, _, option in rows])
     width, most = int((starts + sizes).max()), int(sizes.max())
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     offsets = torch.zeros(len(rows), width, 2, dtype=torch.long)  # those of options stay empty
-    for row, (i, j) in enumerate(rows):
-        start, end = int(starts[row]), int(starts[row] + sizes[row])
-        ids[row, :start], ids[row, start:end] = read.ids[i, :start], options[j]
+    for row, (i, start, option) in enumerate(rows):
+        ids[row, :start], ids[row, start : start + len(option)] = read.ids[i, :start], option
         offsets[row, :start] = read.offsets[i, :start]
     tokens = Tokens(ids, torch.arange(width) < (starts + sizes)[:, None], offsets)
     places = ((starts - 1)[:, None] + torch.arange(most)).clamp(max=width - 1)
-    texts, own = [prompts[i] for i, _ in rows], [plans[i] for i, _ in rows]
+    texts, own = [prompts[i] for i, _, _ in rows], [plans[i] for i, _, _ in rows]
     with steered(model, texts, tokens, own, ends=starts):
         logits = model.logits_at(ids, tokens.mask, places).float().cpu()
     targets = ids.gather(1, (places + 1).clamp(max=width - 1))
