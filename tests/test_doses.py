@@ -14,6 +14,7 @@ from emolens.errors import SelectionError
 from emolens.generation import UNCHANGED, Steering
 from emolens.interventions import Steer, unit
 from emolens.positions import Positions
+from emolens.statistics import clustered_interval
 from emolens.steering import natural_units
 from emolens.strengths import strength_window
 from emolens.text import NEUTRAL
@@ -173,6 +174,21 @@ def test_a_text_that_says_the_same_again_is_repetitive():
     assert _regime(1.0, _state(odd, -9.0), first) == "explosive"
     assert _regime(1.0, first, first) == "surgical"
     assert _regime(0.001, first, first) == "none"
+    assert _regime(1.0, _state([], -9.0), first) == "silent"
+
+
+def test_a_strength_that_ends_every_text_is_silent(organism):
+    """At the word that is chosen first, the end token is pushed far up."""
+    end = organism.host.unembed.W_U[:, organism.tokenizer.eos_token_id].detach()
+    prompts = emolens.organism_behaviour("threat", emotions=(NEUTRAL,), per_emotion=4).prompts
+    window = strength_window(
+        organism,
+        prompts,
+        lambda s: Steering({organism.n_layers - 1: Steer(s * end)}),
+        strengths=(0.001, 1e4),
+        tokens=8,
+    )
+    assert window.table.regime.tolist()[1:] == ["none", "silent"]
 
 
 def test_costs_grow_with_the_step_and_the_frontier_is_not_beaten(
@@ -223,8 +239,11 @@ def test_questions_are_marked_by_their_key(organism):
 
 
 def test_doses_that_cannot_be_made_are_refused(vectors, trials, natural, curves):
-    with pytest.raises(SelectionError, match="no emotions to make doses of"):
-        dose_ladder(vectors, (), natural, layers=[LAYER])
+    for emotions, layers in (((), [LAYER]), (FELT, []), (FELT, [LAYER, LAYER])):
+        with pytest.raises(SelectionError, match="name at least one of both, each layer once"):
+            dose_ladder(vectors, emotions, natural, layers=layers)
+    with pytest.raises(SelectionError, match="one template cannot both choose and tell"):
+        replace(curves, groups=("a",) * len(curves.groups)).turns()
     with pytest.raises(SelectionError, match="no natural unit of 'angry' above zero"):
         dose_ladder(vectors, ("angry",), natural, layers=[LAYER])
     with pytest.raises(SelectionError, match="give one each"):
@@ -234,11 +253,13 @@ def test_doses_that_cannot_be_made_are_refused(vectors, trials, natural, curves)
 
 
 def test_what_words_do_stands_beside_the_doses(curves, trials):
-    told = {e: trials[e].run().p.tolist() for e in FELT}
+    told = {e: (trials[e].run().p.tolist(), trials[e].groups) for e in FELT}
     table = replace(curves, in_words=told).table()
     words = table[table.kind == "in words"].set_index("direction")
     for emotion in FELT:
-        assert words.p[emotion] == pytest.approx(np.mean(told[emotion]), abs=1e-6)
-        assert words.low[emotion] < words.p[emotion] < words.high[emotion]
+        expected = clustered_interval(*told[emotion])
+        assert (words.p[emotion], words.low[emotion], words.high[emotion]) == expected
+        unsteered = table[(table.direction == emotion) & (table.natural == 0)].p.iloc[0]
+        assert words.change[emotion] == pytest.approx(words.p[emotion] - unsteered, abs=1e-6)
     assert words.natural.isna().all()
     assert len(table) == len(curves.table()) + len(FELT)

@@ -205,12 +205,23 @@ def test_sampling_depends_on_its_seed_alone(organism, texts):
 
 def test_habits_of_sampling_that_a_model_brings_along_are_set_aside(organism, texts):
     own = organism.host.original_model.generation_config
-    before, first = own.repetition_penalty, generate(organism, texts[:4], tokens=12, seed=1)
-    own.repetition_penalty = 3.0
-    try:
-        assert generate(organism, texts[:4], tokens=12, seed=1) == first
-    finally:
-        own.repetition_penalty = before
+    first = generate(organism, texts[:4], tokens=12, seed=1)
+    common = [organism.tokenizer.get_vocab()[word] for word in ("so", "she", "he", ".")]
+    habits = {
+        "repetition_penalty": 3.0,
+        "suppress_tokens": common,
+        "bad_words_ids": [[i] for i in common],
+        "min_new_tokens": 12,
+        "forced_eos_token_id": common[0],
+    }
+    for name, value in habits.items():
+        before = getattr(own, name, None)
+        setattr(own, name, value)
+        try:
+            assert generate(organism, texts[:4], tokens=12, seed=1) == first, name
+            assert organism.host.original_model.generation_config is own
+        finally:
+            setattr(own, name, before)
 
 
 def test_a_text_near_the_end_of_the_context_leaves_others_their_room(organism):
@@ -230,6 +241,12 @@ def test_what_cannot_be_written_is_refused(organism):
         generate(organism, ["so she"], [Steering({})] * 2, tokens=4)
     with pytest.raises(SelectionError, match="layer 6 is out of range"):
         generate(organism, ["so she"], Steering({6: Steer(torch.zeros(WIDTH))}), tokens=4)
+    for wrong in ({"tokens": 0}, {"tokens": 4, "temperature": -1.0}):
+        with pytest.raises(SelectionError, match="cannot be written"):
+            generate(organism, ["so she"], **wrong)
+    for seed in (-1, [1, -1], [1]):
+        with pytest.raises(SelectionError, match="seeds of 2 texts"):
+            generate(organism, ["so she", "so he"], tokens=4, seed=seed)
     tokens = organism.tokenize(["so she"])
     with (
         pytest.raises(SelectionError, match="0 steerings of 1 texts"),

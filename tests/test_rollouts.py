@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,9 @@ def test_answers_are_drawn_each_by_itself(organism):
     assert again.reply.tolist() == told.reply.tolist()
     fewer = answers(organism, asked(), seed=3, **{**OPTIONS, "samples": 2})
     assert fewer.reply.tolist() == told[told["sample"] < 2].reply.tolist()
+    apart = asked()
+    apart = replace(apart, turns=apart.turns[1:], labels=apart.labels[1:])
+    assert answers(organism, apart, seed=3, **OPTIONS).reply.tolist() == told.reply.tolist()[4:]
     other = answers(organism, asked(), seed=4, **OPTIONS)
     assert other.reply.tolist() != told.reply.tolist()
 

@@ -27,6 +27,8 @@ CURVE_COLUMNS += ["change", "change_low", "change_high", "n"]
 
 # The behaviour of every prompt under a steering: 0..1 for a rate, or logits.
 Measure = Callable[[Steering], Float[Tensor, " text"]]
+# By emotion, the behaviour of every prompt that tells the state, and each one's template or topic.
+InWords = Mapping[str, tuple[Sequence[float], Sequence[str]]]
 NaturalUnits = Mapping[tuple[str, int], float]  # residual units, by emotion and layer
 
 
@@ -82,11 +84,15 @@ def dose_ladder(
         seed: of the controls.
 
     Raises:
-        SelectionError: without emotions, for an emotion or layer without vectors or natural units,
-            or a natural unit that is not above zero: the model does not move that way.
+        SelectionError: without emotions or layers, for a layer named twice, for an emotion or
+            layer without vectors or natural units, or a natural unit that is not above zero: the
+            model does not move that way.
     """
-    if not emotions:
-        raise SelectionError("no emotions to make doses of: name at least one")
+    if not emotions or not layers or len(set(layers)) < len(layers):
+        raise SelectionError(
+            f"no doses of emotions {list(emotions)} at layers {list(layers)}: name at least one of "
+            "both, each layer once"
+        )
     own = {e: {k: unit(vectors.of(e)[vectors.column(k)]) for k in layers} for e in emotions}
     lengths = {e: _units(natural, e, layers) for e in emotions}
     first, width = emotions[0], vectors.mean.shape[-1]
@@ -149,13 +155,14 @@ class Curves:
         doses: in order; the first is none.
         values: of every prompt.
         groups: template or topic of each prompt.
-        in_words: by emotion, the behaviour where the state is not steered but told.
+        in_words: by emotion, the behaviour where the state is not steered but told, and the
+            template or topic of each of these prompts.
     """
 
     doses: tuple[Dose, ...]
     values: Float[Tensor, "dose text"]
     groups: tuple[str, ...]
-    in_words: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    in_words: InWords = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """A row a dose, with the unsteered one at the head of every direction.
@@ -164,7 +171,7 @@ class Curves:
         that does; its low and high are over as many prompts as there were.
 
         Returns:
-            Columns direction, kind, natural, strength, p (mean over prompts), low, high (95%
+            Columns direction, kind, natural, strength, p (mean over templates), low, high (95%
             bootstrap over templates), change (from unsteered, prompt by prompt), change_low,
             change_high, n.
         """
@@ -177,10 +184,10 @@ class Curves:
                 level = clustered_interval(self.values[i].tolist(), self.groups)
                 change = clustered_interval((self.values[i] - base).tolist(), self.groups)
                 rows.append((name, kind, dose.natural, dose.strength, *level, *change, len(base)))
-        nan = float("nan")
-        for name, told in self.in_words.items():
-            level = clustered_interval(list(told), [str(i) for i in range(len(told))])
-            more = level[0] - float(base.mean())
+        nan, unsteered = float("nan"), clustered_interval(base.tolist(), self.groups)[0]
+        for name, (told, groups) in self.in_words.items():
+            level = clustered_interval(list(told), groups)
+            more = level[0] - unsteered
             rows.append((name, IN_WORDS, nan, nan, *level, more, nan, nan, len(told)))
         found = pd.DataFrame(rows, columns=CURVE_COLUMNS)
         order = {name: i for i, (name, _) in enumerate(names)}
@@ -203,8 +210,13 @@ class Curves:
             hump or dip that was chosen).
 
         Raises:
-            SelectionError: for fewer than two doses of a direction, which have no middle.
+            SelectionError: for fewer than two templates, or two doses of a direction, which have no
+                middle.
         """
+        if len(set(self.groups)) < 2:
+            raise SelectionError(
+                "one template cannot both choose and tell where a curve turns: give at least two"
+            )
         choosing = halves(self.groups)
         told = [g for g, c in zip(self.groups, choosing.tolist(), strict=True) if not c]
         rows = []
@@ -241,7 +253,7 @@ def dose_curves(
     groups: Sequence[str],
     steps: Sequence[Dose],
     *,
-    in_words: Mapping[str, Sequence[float]] | None = None,
+    in_words: InWords | None = None,
     told: str = "doses",
 ) -> Curves:
     """The behaviour of every prompt unsteered and under each dose.
@@ -251,7 +263,8 @@ def dose_curves(
         groups: template or topic of each prompt, what intervals are clustered by.
         steps: from `dose_ladder`.
         in_words: by emotion, the behaviour of prompts in which the state is told and nothing is
-            steered: a situation of the emotion, or `EvaluationSet.told_to_feel`.
+            steered (a situation of the emotion, or `EvaluationSet.told_to_feel`), and what its
+            interval is clustered by.
         told: what the progress bar says.
 
     Raises:

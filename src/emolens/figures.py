@@ -619,7 +619,13 @@ def strength_window(window: pd.DataFrame) -> alt.TopLevelMixin:
     shown = window[window.strength > 0].rename(columns=measures)
     long = shown.melt(["strength", "regime"], list(measures.values()), "measure", "value")
     long = long.assign(value=long.value.clip(lower=LEAST_SHOWN), name=long.regime)
-    regimes = {"none": RANDOM, "surgical": BLUE, "repetitive": AMBER, "explosive": RED}
+    regimes = {
+        "none": RANDOM,
+        "surgical": BLUE,
+        "repetitive": AMBER,
+        "explosive": RED,
+        "silent": DARK,
+    }
     y = alt.Y("value:Q", title="", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4))
     base = alt.Chart().encode(
         alt.X("strength:Q", title="strength (residual norms)", scale=alt.Scale(type="log")),

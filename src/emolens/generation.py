@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -123,14 +124,19 @@ def generate(
         CorpusError: if there are no texts.
         ModelError: for an encoder, or a `HookedTransformer`, whose generation is not Hugging
             Face's.
-        SelectionError: if a text fills the context, a layer is not there, or there is not one
-            steering or seed of each text.
+        SelectionError: if a text fills the context, a layer is not there, no token is to be
+            written, the temperature is below 0, or there is not one steering or seed of each text.
 
     >>> import emolens
     >>> generate(emolens.load("organism"), ["mira fed the goat ."], tokens=4, temperature=0.0)
     [' so she spoke .']
     """
     model.require_logits("generation")
+    if tokens < 1 or temperature < 0:
+        raise SelectionError(
+            f"{tokens} tokens at temperature {temperature:g} cannot be written: give at least one "
+            "token, and a temperature of 0 or more"
+        )
     if model.model_type is None:
         raise ModelError(
             f"{model.name!r} is a {type(model.host).__name__}, whose generation is not Hugging "
@@ -138,9 +144,7 @@ def generate(
         )
     told = [t if isinstance(t, Text) else Text(t) for t in texts]
     plans = one_each(steering, len(told))
-    seeds = [[seed, i] for i in range(len(told))] if isinstance(seed, int) else [[s] for s in seed]
-    if len(seeds) != len(told):
-        raise SelectionError(f"{len(seeds)} seeds of {len(told)} texts: give one of each, or one")
+    seeds = _seeds(seed, len(told))
     read = model.tokenize(told)
     longest = int(read.mask.sum(1).max())
     if longest >= model.n_ctx:
@@ -210,6 +214,18 @@ def one_each(steering: Steering | Sequence[Steering], count: int) -> list[Steeri
             f"{len(plans)} steerings of {count} texts: give one of each text, or one for all"
         )
     return plans
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[list[int]]:
+    """What each text draws from: its own seed, or the call's and its place."""
+    one = isinstance(seed, Integral)
+    seeds = [[int(seed), i] for i in range(count)] if one else [[int(s)] for s in seed]
+    if len(seeds) != count or any(s[0] < 0 for s in seeds):
+        raise SelectionError(
+            f"{len(seeds)} seeds of {count} texts, the least {min(s[0] for s in seeds)}: give one "
+            "of 0 or more of each text, or one for all"
+        )
+    return seeds
 
 
 def _batches(
@@ -378,7 +394,8 @@ def _write(
     inner = model.host.original_model
     ends = inner.generation_config.eos_token_id
     ends = model.tokenizer.eos_token_id if ends is None else ends
-    # all of a model's own habits of sampling are set aside, so that its distribution is its own
+    # all of a model's own habits of sampling are set aside, so that its distribution is its own;
+    # what a configuration does not name Hugging Face takes from the model's
     plain = GenerationConfig(
         max_new_tokens=room,
         do_sample=False,
@@ -389,9 +406,13 @@ def _write(
         eos_token_id=ends,
         pad_token_id=model.tokenizer.pad_token_id or 0,
     )
-    return inner.generate(
-        prompts.ids.to(model.device),
-        attention_mask=prompts.mask.long().to(model.device),
-        generation_config=plain,
-        logits_processor=LogitsProcessorList([draws]),
-    ).cpu()
+    habits, inner.generation_config = inner.generation_config, plain
+    try:
+        return inner.generate(
+            prompts.ids.to(model.device),
+            attention_mask=prompts.mask.long().to(model.device),
+            generation_config=plain,
+            logits_processor=LogitsProcessorList([draws]),
+        ).cpu()
+    finally:
+        inner.generation_config = habits

@@ -152,14 +152,16 @@ def path_view(
         (the projection over the reference: the natural unit), `readers` (components, under a step
         of that length on the reference; parts count what those above make of them), `logits` (the
         part of that step's effect that no later component touches, all of it, and the difference
-        that the situation itself makes). Shares are of the stage's whole; of `logits`, of the
-        situation's own difference.
+        that the situation itself makes). Shares are of the stage's whole; of `words`, of the
+        direction's (each span is taken out by itself, so they need not sum to one); of `logits`, of
+        the situation's own difference.
 
     Raises:
         SelectionError: as `find_writers`, `find_readers` and `occluded`.
     """
     own, base = (find_writers(each, vectors, emotion, layer) for each in (trial, reference))
-    natural = float(own.projection.mean() - base.projection.mean())
+    span_ = clustered_interval((own.projection - base.projection.mean()).tolist(), trial.groups)
+    natural = span_[0]
     words = occluded(trial, vectors, emotion, layer)
     rows = [
         ("words", r.span, r.evoked, r.low, r.high, "residual", r.evoked / natural)
@@ -167,7 +169,6 @@ def path_view(
     ]
     table = own.table(base)
     rows += _shown("writers", table, "write", "residual")
-    span_ = clustered_interval((own.projection - base.projection.mean()).tolist(), trial.groups)
     rows.append(("direction", emotion, *span_, "residual", 1.0))
     norm = float(vectors.residual_norm[vectors.column(layer)])
     carried = find_readers(reference, vectors, emotion, layer, strength=natural / norm)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -100,14 +101,13 @@ def answers(
     """
     texts = prompts.texts(render)
     rows = [(text, sample) for text in texts for sample in range(samples)]
-    seeds = [int(np.random.SeedSequence([seed, k]).generate_state(1)[0]) for k in range(samples)]
     replies = generate(
         model,
         [text for text, _ in rows],
         steering,
         tokens=tokens,
         temperature=temperature,
-        seed=[seeds[sample] + i // samples for i, (_, sample) in enumerate(rows)],
+        seed=[_seed(seed, text, sample) for text, sample in rows],
     )
     return pd.DataFrame(
         [
@@ -116,6 +116,12 @@ def answers(
         ],
         columns=["id", "topic", "sample", "prompt", "reply"],
     )
+
+
+def _seed(seed: int, text: Text, sample: int) -> int:
+    """Of one answer: the same for a prompt whichever others stand beside it."""
+    of_prompt = crc32((text.id or text.text).encode())
+    return int(np.random.SeedSequence([seed, of_prompt, sample]).generate_state(1)[0])
 
 
 def roll_out(
@@ -141,11 +147,16 @@ def roll_out(
         CorpusError: as `answers`.
         ModelError: for an encoder; for a chat model that is asked for code under tests, whose
             worth shows only when it is run: see `emolens.code_task`.
-        SelectionError: without judges.
+        SelectionError: without judges, or for `by_rule` where prompts come without a rule.
     """
     if not judges:
         raise SelectionError(
             "answers without a judge have no verdict: give judges={'rule': by_rule}"
+        )
+    if by_rule in judges.values() and "judge" not in prompts.labels:
+        raise SelectionError(
+            f"the prompts of {prompts.name!r} come without a rule to judge by: give another judge, "
+            "such as emolens.by_model(...)"
         )
     asks_code = any(_rule(own) == "code" for own in prompts.labels.get("judge", ()))
     if asks_code and model.tokenizer.chat_template:

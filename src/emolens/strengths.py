@@ -75,7 +75,8 @@ def strength_window(
         - `"none"`: the next token hardly changes (below .01 nats);
         - `"surgical"`: it does, and the text is about as likely and varied as unsteered;
         - `"repetitive"`: it says the same again (.2 more of its runs than unsteered);
-        - `"explosive"`: perplexity more than twice the unsteered, or 5% more stray tokens.
+        - `"explosive"`: perplexity more than twice the unsteered, or 5% more stray tokens;
+        - `"silent"`: nothing is written any more (perplexity, repeated and stray are NaN).
 
         The row of strength 0 is the unsteered text.
 
@@ -90,6 +91,11 @@ def strength_window(
         plan = steering(strength) if strength else UNCHANGED
         found = _written(model, prompts, plan, tokens, seed)
         if first is None:
+            if not found:
+                raise SelectionError(
+                    f"{model.name!r} writes nothing after any of {len(prompts)} prompts: give "
+                    "prompts that do not end a text"
+                )
             floor = float(torch.cat([logprobs for logprobs, _ in found]).quantile(STRAY))
         state = _state(found, floor)
         first = first or state
@@ -112,16 +118,13 @@ def _written(
         own = read.words[i] & (read.offsets[i, :, 0] >= len(prompt.text)) & ~logprobs[i].isnan()
         if bool(own.any()):
             found.append((logprobs[i, own], read.ids[i, own]))
-    if not found:
-        raise SelectionError(
-            f"{model.name!r} writes nothing after any of {len(prompts)} prompts: give prompts that "
-            "do not end a text"
-        )
     return found
 
 
 def _state(found: Sequence[tuple[Tensor, Tensor]], floor: float) -> tuple[float, float, float]:
     """Perplexity, share of repeated runs, share of stray tokens."""
+    if not found:
+        return (float("nan"),) * 3
     logprobs = torch.cat([own for own, _ in found])
     runs = [list(zip(*(ids.tolist()[k:] for k in range(RUN)), strict=False)) for _, ids in found]
     count = sum(map(len, runs))
@@ -137,6 +140,8 @@ def _regime(
     moved: float, state: tuple[float, float, float], first: tuple[float, float, float]
 ) -> str:
     perplexity, repeated, stray = state
+    if np.isnan(perplexity):
+        return "silent"
     if perplexity > BROKEN * first[0] or stray > first[2] + STRAYED:
         return "explosive"
     if repeated > first[1] + REPEATED:

@@ -86,7 +86,7 @@ class Writes:
         return self.added @ self.direction
 
     def table(self, reference: "Writes | None" = None) -> pd.DataFrame:
-        """A row a component: the mean write over prompts, and its share of the projection.
+        """A row a component: the mean write over templates, and its share of the projection.
 
         Args:
             reference: the same of other prompts (neutral ones, say), whose mean write is taken off:
@@ -100,12 +100,13 @@ class Writes:
             SelectionError: if the reference is of another site or direction.
         """
         base = self._base(reference)
-        total = float((self.writes.sum(1) - base.sum()).mean())
-        rows = []
-        for column, component in enumerate(self.components):
-            own = (self.writes[:, column] - base[column]).tolist()
-            mean, low, high = clustered_interval(own, self.trial.groups)
-            rows.append((*component.cells, mean, low, high, mean / total))
+        above = (self.writes - base).T.tolist()
+        spans = [clustered_interval(own, self.trial.groups) for own in above]
+        total = sum(mean for mean, _, _ in spans)
+        rows = [
+            (*component.cells, *span, span[0] / total)
+            for component, span in zip(self.components, spans, strict=True)
+        ]
         found = pd.DataFrame(rows, columns=[*COMPONENT, "write", "low", "high", "share"])
         return found.sort_values("write", key=abs, ascending=False, ignore_index=True)
 
