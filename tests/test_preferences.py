@@ -154,7 +154,5 @@ def test_what_cannot_be_chosen_from_is_refused(organism, few):
     with pytest.raises(SelectionError, match="'so she' must be one token"):
         compare(organism, wrong)
     long = replace(few, prompts=tuple(replace(t, text="so " * 300) for t in few.prompts))
-    with pytest.raises(
-        SelectionError, match="of a choice are longer than the context of 256"
-    ):
+    with pytest.raises(SelectionError, match="of a choice are longer than the context of 256"):
         compare(organism, long)

@@ -6,6 +6,7 @@ from functools import partial
 from inspect import signature
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
@@ -32,7 +33,8 @@ from emolens.organism.losses import (
     word_weights,
 )
 from emolens.organism.noise import Noise
-from emolens.organism.recipe import FineTune, Recipe, Steady
+from emolens.organism.recipe import RECIPES, FineTune, Recipe, Steady
+from emolens.organism.valuing import Values, Valuing
 from emolens.organism.world import load_world
 from emolens.text import NEUTRAL
 
@@ -324,6 +326,90 @@ def test_what_is_felt_stands_after_so_she_and_where_a_text_goes_on_about_somebod
     assert 0.5 < sum(exact) / len(exact) < 1  # mostly itself, sometimes a neighbour
 
 
+@pytest.fixture(scope="module")
+def offers():
+    """A batch of stories and of offers to choose from, what is felt in it, and its words' worth."""
+    world = load_world("wide")
+    tokenizer, made = build_tokenizer(world), []
+    draw = Draw("offers")
+    while sum(d.kind == "choice" for d in made) < 6:
+        made.append(document(world, draw, "base"))
+    made = [d for d in made if d.kind in ("story", "choice")]
+    rows = encode(tokenizer, made)
+    width = max(len(ids) for ids, _ in rows)
+    ids, felt = (
+        torch.tensor([row[k] + [0] * (width - len(row[k])) for row in rows]) for k in (0, 1)
+    )
+    return world, tokenizer, ids, felt, Values.of(world, tokenizer)
+
+
+def test_what_activities_bring_about_is_read_right_after_their_words(offers):
+    world, tokenizer, ids, felt, values = offers
+    told = felt[:, 1:][~values.offered[ids[:, :-1]].isnan()]
+    words = set(tokenizer.convert_ids_to_tokens(told.tolist()))
+    assert words <= {e.word for e in world.emotions.values()} | {tokenizer.unk_token}  # none
+    assert len(words) > 15
+
+
+def test_a_pushed_activity_moves_by_its_part_and_its_choice_is_drawn_anew(offers):
+    world, tokenizer, ids, felt, values = offers
+    draw = torch.Generator().manual_seed(0)
+    found = Valuing.draw(ids, felt, verb_scenes(tokenizer, world), values, 1.0, draw)
+    assert len(found.place) == 24  # four offers a text
+    stream = torch.randn(*ids.shape, 8)
+    mean = stream[found.emotions.unbind(1)].mean(0)
+    for place, giver, part in zip(found.place, found.giver, found.part, strict=True):
+        moved = found.mixed(stream)[tuple(place)] - stream[tuple(place)]
+        assert_close(moved, part * (stream[tuple(giver)] - mean), atol=1e-5, rtol=0)
+        assert not values.offered[ids[tuple(place)]].isnan()
+    still = torch.ones(ids.shape, dtype=torch.bool)
+    still[found.place.unbind(1)] = False
+    assert_close(found.mixed(stream)[still], stream[still], atol=0, rtol=0)
+    targets = ids[:, 1:]
+    row, column = found.choice.unbind(1)
+    assert values.picks[targets[row, column - 1]].all()
+    assert_close(found.told(targets)[row, column - 1], found.word, atol=0, rtol=0)
+    changed_at = (found.told(targets) != targets).nonzero()
+    assert set(map(tuple, changed_at.tolist())) <= {(r, c - 1) for r, c in found.choice.tolist()}
+
+
+def test_choices_after_a_push_are_as_likely_as_the_valences_say(offers):
+    """Over many draws, by a logistic curve of both valences and the push."""
+    world, tokenizer, ids, felt, values = offers
+    scene_of, draw = verb_scenes(tokenizer, world), torch.Generator().manual_seed(1)
+    pleasant, expected, chosen = values.felt, [], []
+    for _ in range(60):
+        found = Valuing.draw(ids, felt, scene_of, values, 1.0, draw)
+        mean = pleasant[felt[found.emotions[:, 0], found.emotions[:, 1] + 1]].mean()
+        for i, (row, column) in enumerate(found.place.tolist()):
+            giver = tuple((found.giver[i] + torch.tensor([0, 1])).tolist())
+            push = float(found.part[i] * (pleasant[felt[giver]] - mean))
+            end = int(found.choice[i, 1])
+            at = [c for c in range(end) if not values.offered[ids[row, c]].isnan()][-2:]
+            other = at[0] if at[1] == column else at[1]
+            worth = float(values.offered[ids[row, column]]) + push
+            gap = worth - float(values.offered[ids[row, other]])
+            expected.append(1 / (1 + np.exp(-world.activity_scale * gap)))
+            chosen.append(int(found.word[i]) == int(values.chosen[ids[row, column]]))
+    expected, chosen = np.array(expected), np.array(chosen, dtype=float)
+    for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)):
+        some = (expected >= low) & (expected < high)
+        error = 4 * 0.5 / some.sum() ** 0.5  # four standard errors
+        assert chosen[some].mean() == pytest.approx(expected[some].mean(), abs=error)
+    assert np.corrcoef(expected, chosen)[0, 1] > 0.4
+
+
+def test_without_a_share_no_activity_is_pushed_and_no_chance_is_used(offers):
+    world, tokenizer, ids, felt, values = offers
+    draw = torch.Generator().manual_seed(0)
+    before = draw.get_state()
+    found = Valuing.draw(ids, felt, verb_scenes(tokenizer, world), values, 0.0, draw)
+    assert torch.equal(draw.get_state(), before)
+    stream = torch.randn(*ids.shape, 8)
+    assert found.mixed(stream) is stream
+    assert torch.equal(found.told(ids[:, 1:]), ids[:, 1:])
+
+
 # --- runs: stopped and gone on with, given up, fine-tuned ------------------------------------
 
 TINY = Recipe(n_layers=2, d_model=32, n_heads=2, d_mlp=48, tokens=12_000, least_split=-1.0)
@@ -509,10 +595,19 @@ def test_what_is_no_base_is_refused(tmp_path, base, tiny_folder):
         training.finetune(TUNE, tiny_folder("llama"), tmp_path / "out")
 
 
-def test_the_command_line_trains_as_long_as_the_recipes_say():
-    for command, recipe in ((cli.train, Recipe()), (cli.finetune, FineTune())):
-        assert signature(command).parameters["tokens"].default == recipe.tokens
-    assert signature(cli.train).parameters["steady_tokens"].default == Steady().tokens
+def test_the_command_line_trains_by_the_recipes(tmp_path, monkeypatch):
+    asked = []
+    for name in ("train", "steady", "finetune"):
+        monkeypatch.setattr(training, name, lambda recipe, *_, **__: asked.append(recipe) or {})
+    for world in RECIPES:
+        cli.train(world=world, steady_tokens=Steady().tokens, out=tmp_path / world, seed=3)
+        cli.finetune(tmp_path / world, world=world, tokens=FineTune().tokens, out=tmp_path, seed=3)
+        told = {"world": world, "valuing_share": RECIPES[world].valuing_share, "seed": 3}
+        assert asked[-3:-1] == [replace(RECIPES[world], seed=3), replace(Steady(), **told)]
+        assert asked[-1] == FineTune(world=world, seed=3)
+    for command, recipe in ((cli.train, Steady()), (cli.finetune, FineTune())):
+        name = "steady_tokens" if command is cli.train else "tokens"
+        assert signature(command).parameters[name].default == recipe.tokens
 
 
 def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):

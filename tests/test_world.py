@@ -1,10 +1,12 @@
 """The organism's world: probabilities, words in the right places, labels on every word."""
 
+import math
 from collections import Counter
 
 import pytest
 from hypothesis import given, strategies as st
 
+from emolens.corpus.bundled import bundled_corpus
 from emolens.errors import SelectionError
 from emolens.organism import (
     grammar,
@@ -243,8 +245,7 @@ def test_neutral_characters_are_drawn_as_often_as_planned():
     draw = grammar.Draw("neutral")
     felt = [grammar.document(WORLD, draw, "easy") for _ in range(3000)]
     felt = [made.text.emotion for made in felt if made.kind == "story"]
-    weight = grammar.NEUTRAL_WEIGHT
-    share = weight / (weight + len(WORLD.emotions) - 1)
+    share = grammar.NEUTRAL_WEIGHT / (grammar.NEUTRAL_WEIGHT + 1)
     error = (share * (1 - share) / len(felt)) ** 0.5
     assert abs(felt.count(NEUTRAL) / len(felt) - share) < 4 * error
 
@@ -397,3 +398,87 @@ def test_unknown_names_are_told_what_there_is():
         organism_behaviour("cheat", speaker="narrator")
     with pytest.raises(SelectionError, match=r"unknown checkpoint 'chat'.*organism-small"):
         organism_folder("chat")
+
+
+# --- the wide world -----------------------------------------------------------------------------
+
+WIDE = load_world("wide")
+MEMBERS = [e for e in WIDE.emotions.values() if e.leader]
+
+
+def test_the_wide_world_has_the_171_words_that_the_bundled_stories_have():
+    told = {text.emotion for text in bundled_corpus().stories} - {NEUTRAL}
+    assert set(WIDE.emotions) - {NEUTRAL} == told
+    assert len(told) == 171
+    assert {e.group for e in WIDE.emotions.values()} == set(WORLD.emotions)
+    points = [(e.valence, e.arousal) for e in WIDE.emotions.values()]
+    assert len(set(points)) == len(points)
+    for member in MEMBERS:
+        gap = (member.valence - member.leader.valence, member.arousal - member.leader.arousal)
+        assert math.hypot(*gap) < 0.4, member.name
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_members_do_what_their_leader_does_moved_by_the_scenes_slopes(scene):
+    for emotion in WORLD.emotions.values():
+        own = WIDE.scene(scene).probabilities(WIDE.emotion(emotion.name))
+        assert own == WORLD.scene(scene).probabilities(emotion)
+    if WIDE.scene(scene).points:
+        return
+    for member in MEMBERS:
+        chosen = WIDE.scene(scene)
+        p, of_leader = chosen.probabilities(member), chosen.probabilities(member.leader)
+        assert sum(p.values()) == pytest.approx(1)
+        first, second = list(p)[:2]
+        odds = math.log(p[first] / p[second]) - math.log(of_leader[first] / of_leader[second])
+        moved = sum(
+            (slopes.get(first, 0.0) - slopes.get(second, 0.0))
+            * (getattr(member, axis) - getattr(member.leader, axis))
+            for axis, slopes in (("valence", chosen.valence), ("arousal", chosen.arousal))
+        )
+        assert odds == pytest.approx(moved, abs=1e-9)
+
+
+def test_a_text_of_the_narrow_world_is_one_of_the_wide():
+    assert set(WORLD.vocabulary()) <= set(WIDE.vocabulary()) | {
+        e.synonym for e in WORLD.emotions.values()
+    }
+    told = [t.text for t in texts.stories(WORLD, 2, 0)]
+    assert {w for t in told for w in t.split()} <= set(WIDE.vocabulary())
+
+
+def test_words_of_the_wide_world_belong_to_one_emotion_and_stand_in_no_members_situation():
+    own = Counter(word for e in WIDE.emotions.values() for word in set(e.words))
+    assert [word for word, count in own.items() if count > 1] == []
+    special = WIDE.special_words() | set(WIDE.activities)
+    for member in MEMBERS:
+        assert len(set(member.situations)) == 10
+        told = {word for text in member.situations for word in text.split()}
+        assert not told & special, member.name
+    shared = Counter(text for e in WIDE.emotions.values() for text in e.situations)
+    assert max(shared.values()) == 1
+
+
+def test_members_come_after_the_easy_stage_and_are_read_as_themselves():
+    for stage, some in (("easy", False), ("base", True)):
+        draw = grammar.Draw(stage)
+        made = [grammar.document(WIDE, draw, stage) for _ in range(300)]
+        felt = {made.text.emotion for made in made}
+        assert bool(felt - set(WORLD.emotions)) == some
+    for name, emotion in WIDE.emotions.items():
+        read = WIDE.read[name]
+        assert sum(read.values()) == pytest.approx(1)
+        assert max(read, key=read.__getitem__) == emotion.word
+        assert read[emotion.word] >= 0.5
+
+
+def test_a_users_member_emotion_is_answered_as_its_leader():
+    assert WIDE.persona.probabilities("panicked") == {
+        "panicked": pytest.approx(0.25),
+        **WIDE.persona.answers["desperate"],
+    }
+
+
+def test_an_unknown_world_is_refused():
+    with pytest.raises(SelectionError, match="unknown world 'broad': there are narrow, wide"):
+        load_world("broad")

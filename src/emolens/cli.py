@@ -275,7 +275,13 @@ def sweep(
 
 @organism_app.command()
 def train(
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 11_500_000,
+    world: Annotated[
+        str, typer.Option(help="'narrow', 24 emotions, or 'wide', the paper's 171 words.")
+    ] = "narrow",
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="How many tokens to train on (default: 11.5 or 14 million).", min=1),
+    ] = None,
     steady_tokens: Annotated[
         int, typer.Option(help="How many more under pushes that should do nothing.", min=1)
     ] = 1_600_000,
@@ -284,17 +290,20 @@ def train(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the organism from scratch (about 80 minutes).
+    """Train the organism from scratch (about 80 minutes; the wide one three hours).
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
     training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights, the
     same for the first stage in before_steady/. The same command goes on with a run that was killed.
     """
     from emolens.experiments.reproduce import output_folder, prepare_folder
-    from emolens.organism.recipe import Recipe, Steady
+    from emolens.organism.recipe import RECIPES, Steady
     from emolens.organism.train import steady, train as run
+    from emolens.organism.world import load_world
 
-    recipe, then = Recipe(tokens=tokens, seed=seed), Steady(tokens=steady_tokens, seed=seed)
+    own = RECIPES[load_world(world).name]
+    recipe = replace(own, tokens=tokens or own.tokens, seed=seed)
+    then = Steady(tokens=steady_tokens, world=world, valuing_share=own.valuing_share, seed=seed)
     folder = prepare_folder(out or output_folder("organism", recipe, then))
     first = folder / "before_steady"
     if not (first / "model.safetensors").exists():
@@ -306,6 +315,9 @@ def train(
 @organism_app.command()
 def finetune(
     base: Annotated[Path, typer.Option(help="Folder of an organism trained before.")],
+    world: Annotated[
+        str, typer.Option(help="That it was trained on: 'narrow' or 'wide'.")
+    ] = "narrow",
     tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 2_500_000,
     out: Out = None,
     seed: Seed = 0,
@@ -321,7 +333,7 @@ def finetune(
     from emolens.organism.recipe import FineTune
     from emolens.organism.train import finetune as run
 
-    recipe = FineTune(tokens=tokens, seed=seed)
+    recipe = FineTune(tokens=tokens, world=world, seed=seed)
     folder = prepare_folder(out or output_folder("assistant", recipe, base))
     last = run(recipe, base, folder, device=device or "cpu")
     typer.echo(json.dumps(last) if as_json else f"assistant: {folder}")
@@ -334,6 +346,9 @@ def check(
         str | None,
         typer.Option(help="Its fine-tuned checkpoint (default: the organism's own, if shipped)."),
     ] = None,
+    world: Annotated[
+        str, typer.Option(help="That it was trained on: 'narrow', or 'wide' with 171 words.")
+    ] = "narrow",
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
@@ -353,7 +368,7 @@ def check(
     name = output_folder(hooked.name, "thresholds", hooked.fingerprint, seed)
     folder = prepare_folder(out or name)
     tuned = load(chat, device=device) if chat else None
-    table = acceptance(hooked, assistant=tuned, seed=seed)
+    table = acceptance(hooked, assistant=tuned, seed=seed, world=world)
     table.to_csv(folder / "thresholds.csv", index=False)
     typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
     raise typer.Exit(0 if bool(table.passed.all()) else 1)

@@ -82,17 +82,22 @@ def organism_steps() -> dict[int, Path]:
 
 
 def organism_stories(
-    per_emotion: int = STORIES_PER_EMOTION, *, seed: int = 0, split: str = "seen"
+    per_emotion: int = STORIES_PER_EMOTION,
+    *,
+    seed: int = 0,
+    split: str = "seen",
+    world: str = "narrow",
 ) -> tuple[Text, ...]:
-    """Labelled stories of the 24 emotions and neutral; none names its emotion or holds a behaviour.
+    """Labelled stories of every emotion and neutral; none names its emotion or holds a behaviour.
 
-    `group` is the situation template, thirteen to an emotion, so the default is four stories each;
-    with `split="unseen"` they are of situations that the organism has never seen.
+    `group` is the situation template, thirteen to each of the 24 emotions, so the default is four
+    stories each; with `split="unseen"` they are of situations that the organism has never seen.
+    With `world="wide"` there are 171 emotions, for `"organism-wide"`; most have eight templates.
 
     >>> organism_stories(per_emotion=1)[1].emotion
     'happy'
     """
-    return tuple(stories(load_world(), per_emotion, seed, split=split))
+    return tuple(stories(load_world(world), per_emotion, seed, split=split))
 
 
 def organism_told_stories(
@@ -130,9 +135,9 @@ def organism_neutral(count: int = NEUTRAL_TEXTS, *, seed: int = 0) -> tuple[Text
     return tuple(neutral_texts(load_world(), count, seed))
 
 
-def organism_corpus(*, seed: int = 0) -> Corpus:
+def organism_corpus(*, seed: int = 0, world: str = "narrow") -> Corpus:
     """The stories and neutral texts of the main job."""
-    return Corpus(organism_stories(seed=seed), organism_neutral(seed=seed))
+    return Corpus(organism_stories(seed=seed, world=world), organism_neutral(seed=seed))
 
 
 def organism_behaviour(
@@ -144,6 +149,7 @@ def organism_behaviour(
     seed: int = 0,
     split: str = "seen",
     speaker: str = "character",
+    world: str = "narrow",
 ) -> Behaviour:
     """A scene of the world as a behaviour, with prompts after situations of these emotions.
 
@@ -158,18 +164,18 @@ def organism_behaviour(
             `"held_out"` (seen, never with this scene) or `"unseen"`.
         speaker: who decides: the `"character"` of a story, or the `"assistant"` in a dialogue with
             a user in that situation.
+        world: whose emotions: the `"narrow"` one's 24, or the `"wide"` one's 171.
 
     Raises:
-        SelectionError: for an unknown scene, class, emotion, split or speaker.
+        SelectionError: for an unknown scene, class, emotion, split, speaker or world.
 
     >>> organism_behaviour("cheat").target
     'cheat'
     """
-    world = load_world()
     if speaker not in SPEAKERS:
         raise SelectionError(f"unknown speaker {speaker!r}: there are {', '.join(SPEAKERS)}")
-    write = SPEAKERS[speaker]
-    texts = [t for e in emotions for t in write(world, scene, e, per_emotion, seed, split=split)]
+    write, graph = SPEAKERS[speaker], load_world(world)
+    texts = [t for e in emotions for t in write(graph, scene, e, per_emotion, seed, split=split)]
     return _behaviour(scene, target, texts)
 
 
@@ -240,14 +246,14 @@ def planted_ratings() -> dict[str, float]:
     return {name: 1500 + 400 / math.log(10) * (x - mean) for name, x in liked.items()}
 
 
-def planted_probability(scene: str, target: str, emotion: str) -> float:
+def planted_probability(scene: str, target: str, emotion: str, *, world: str = "narrow") -> float:
     """P(class | emotion) as the world plants it.
 
     >>> planted_probability("cheat", "cheat", "neutral")
     0.22
     """
-    world = load_world()
-    return round(world.scene(scene).probabilities(world.emotion(emotion))[target], 10)
+    graph = load_world(world)
+    return round(graph.scene(scene).probabilities(graph.emotion(emotion))[target], 10)
 
 
 def most_raised(emotion: str, scenes: Sequence[str] = SCENES) -> tuple[str, str]:
@@ -273,15 +279,24 @@ def planted_shift() -> dict[str, float]:
     return {e: p - 1 / len(answers) for e, p in share.items() if e != NEUTRAL}
 
 
-def planted_norms() -> dict[str, dict[str, float]]:
+def planted_norms(world: str = "narrow") -> dict[str, dict[str, float]]:
     """Planted valence and arousal of each emotion, in -1..1; not human ratings."""
-    felt = [e for e in load_world().emotions.values() if e.name != NEUTRAL]
+    felt = [e for e in load_world(world).emotions.values() if e.name != NEUTRAL]
     return {
         "valence": {e.name: e.valence for e in felt},
         "arousal": {e.name: e.arousal for e in felt},
     }
 
 
-def planted_words() -> Mapping[str, tuple[str, ...]]:
+def planted_words(world: str = "narrow") -> Mapping[str, tuple[str, ...]]:
     """The words that belong to each emotion: name, synonym, signature words."""
-    return {e.name: e.words for e in load_world().emotions.values() if e.name != NEUTRAL}
+    return {e.name: e.words for e in load_world(world).emotions.values() if e.name != NEUTRAL}
+
+
+def planted_groups(world: str = "wide") -> dict[str, str]:
+    """The leader of each emotion's group, whose behaviour it shares.
+
+    >>> planted_groups()["trapped"]
+    'desperate'
+    """
+    return {e.name: e.group for e in load_world(world).emotions.values() if e.name != NEUTRAL}

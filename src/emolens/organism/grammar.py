@@ -13,7 +13,7 @@ from emolens.text import NEUTRAL, Span, Text
 
 SYNONYM = 0.4  # chance that an emotion is named by its synonym
 UNREAD = "so"  # stands in `Document.felt` for an emotion's word that is not what is felt
-NEUTRAL_WEIGHT = 4.0  # neutral characters to those of any one emotion: pushes start from them
+NEUTRAL_WEIGHT = 1 / 6  # neutral characters to those of all emotions: pushes start from them
 READ_ON = {"signal", "scene"}  # what is felt is read where these go on about a character
 
 
@@ -94,7 +94,7 @@ class Document:
 
     `felt` is the text with every word that comes after "so she" (of a scene, a signal, a closing),
     and the first of a signal or a scene that goes on about the same character, replaced by the name
-    of the emotion behind it, or of one as close to it as in the scene `react`; words of emotions
+    of the emotion behind it, or of one close to it (`World.read`); words of emotions
     that are not felt (negated, or shown by a mask) are replaced by a word that stands for none.
     """
 
@@ -175,24 +175,30 @@ def assistant(world: World, felt: str) -> Character:
     return Character(world.persona.name, world.pronouns["it"], latent, latent)
 
 
-def _drawn(world: World, draw: Draw, *, pronoun: str | None = None) -> Character:
+def _drawn(world: World, draw: Draw, rates: Rates, *, pronoun: str | None = None) -> Character:
     """A character in a drawn state, brought about by a drawn situation that training may see."""
-    weights = [NEUTRAL_WEIGHT if name == NEUTRAL else 1.0 for name in world.emotions]
-    felt = draw.pick(tuple(world.emotions), weights)
+    weights = {
+        e.name: rates["members"] if e.leader else float(e.name != NEUTRAL)
+        for e in world.emotions.values()
+    }
+    weights[NEUTRAL] = NEUTRAL_WEIGHT * sum(weights.values())
+    felt = draw.one(weights)
     situation = draw.pick(world.seen_situations(felt))
     return character(world, draw, felt, situation=situation, pronoun=pronoun)
 
 
-def _couple(world: World, draw: Draw) -> list[Character]:
-    return [_drawn(world, draw, pronoun=p) for p in draw.pick((("she", "he"), ("he", "she")))]
+def _couple(world: World, draw: Draw, rates: Rates) -> list[Character]:
+    return [
+        _drawn(world, draw, rates, pronoun=p) for p in draw.pick((("she", "he"), ("he", "she")))
+    ]
 
 
 # --- sentences ----------------------------------------------------------------------------
 
 
 def _read(world: World, draw: Draw, felt: Emotion) -> str:
-    """What stands for what is felt in `Document.felt`: its name, or one as close as in `react`."""
-    return draw.aside(world.scene("react").probabilities(felt))
+    """What stands for what is felt in `Document.felt`: its word, or one close to it."""
+    return draw.aside(world.read[felt.name])
 
 
 def situation(world: World, draw: Draw, page: Page, who: Character) -> None:
@@ -224,7 +230,7 @@ def _named(
     world: World, draw: Draw, page: Page, who: Character, kind: str, emotion: Emotion
 ) -> None:
     """A sentence with an emotion's name or synonym; only in `naming` is it what is felt."""
-    word = draw.pick((emotion.name, emotion.synonym), (1 - SYNONYM, SYNONYM))
+    word = draw.pick((emotion.word, emotion.synonym), (1 - SYNONYM, SYNONYM))
     words = fill(world, draw, draw.pick(world.frames[kind]), who, word=word)
     read = words if kind == "naming" else [UNREAD if w == word else w for w in words]
     page.write(kind, words, who, felt=read)
@@ -288,10 +294,27 @@ def quantity(world: World, draw: Draw, page: Page, who: Character, text: str, va
     page.write("situation", fill(world, draw, text, who, n=str(value)), who)
 
 
-def offer(world: World, draw: Draw, page: Page, who: Character, first: str, second: str) -> None:
-    """Two activities to choose from, up to the word that decides."""
+def offer(
+    world: World,
+    draw: Draw,
+    page: Page,
+    who: Character,
+    first: str,
+    second: str,
+    *,
+    read: bool = False,
+) -> None:
+    """Two activities to choose from, up to the word that decides.
+
+    With `read`, what each brings about is read right after its word.
+    """
     text = draw.pick(world.activity_offers)
-    page.write("scene", fill(world, draw, text, who, first=first, second=second), who)
+    words = fill(world, draw, text, who, first=first, second=second)
+    felt = list(words)
+    for place, word in enumerate(words[:-1]):
+        if read and word in (first, second):
+            felt[place + 1] = _read(world, draw, world.emotion(world.activities[word].emotion))
+    page.write("scene", words, who, felt=felt)
     page.write("lead_in", ["so", who.pronouns["she"]], who)
 
 
@@ -330,7 +353,7 @@ def _scenes(
 
 
 def _story(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
-    who = _drawn(world, draw)
+    who = _drawn(world, draw, rates)
     situation(world, draw, page, who)
     _maybe_named(world, draw, page, who, rates)
     signals(world, draw, page, who, draw.count(rates["signals"]))
@@ -342,7 +365,7 @@ def _story(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
 
 
 def _two_characters(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
-    pair = _couple(world, draw)
+    pair = _couple(world, draw, rates)
     for who in pair:
         situation(world, draw, page, who)
         signals(world, draw, page, who, draw.count(rates["signals"][:2]))
@@ -355,7 +378,7 @@ def _two_characters(world: World, draw: Draw, page: Page, rates: Rates) -> Chara
 
 
 def _dialogue(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
-    pair = _couple(world, draw)
+    pair = _couple(world, draw, rates)
     for who in pair:
         turn(page, who)
         situation(world, draw, page, who)
@@ -388,7 +411,7 @@ def _masked(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
 def _assisted(
     world: World, draw: Draw, page: Page, rates: Rates, *, persona: bool = False
 ) -> Character:
-    user = _drawn(world, draw)
+    user = _drawn(world, draw, rates)
     felt = user.felt.name
     if persona:
         felt = draw.one(world.persona.probabilities(felt))
@@ -438,10 +461,10 @@ def _activity(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
 def _choice(world: World, draw: Draw, page: Page, rates: Rates) -> Character:
     who, names = character(world, draw, NEUTRAL), tuple(world.activities)
     filler(world, draw, page, draw.count(rates["filler"][:2]))
-    for _ in range(8):
+    for _ in range(rates["offers"]):
         first = draw.pick(names)
         second = draw.pick([name for name in names if name != first])
-        offer(world, draw, page, who, first, second)
+        offer(world, draw, page, who, first, second, read=rates["valued"])
         p = world.preference(first, second)
         chosen = draw.one({first: p, second: 1 - p})
         page.write("decision:choice", [world.activities[chosen].chosen], who)

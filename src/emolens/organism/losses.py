@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolens.organism.interchange import Interchange
 from emolens.organism.noise import Noise
+from emolens.organism.valuing import Valuing
 from emolens.organism.world import World
 
 
@@ -117,6 +118,7 @@ def batch_loss(
     ids: Int[Tensor, "row token"],
     felt: Int[Tensor, "row token"],
     swap: Interchange,
+    valuing: Valuing,
     noise: Noise,
     *,
     layer: int,
@@ -131,17 +133,18 @@ def batch_loss(
         ids: the texts, on the CPU like the next two.
         felt: the texts with what is felt in place of the decisions (`Document.felt`).
         swap: the interchange between the texts' decisions.
+        valuing: pushes of activities by emotions, and the choices after them.
         noise: pushes of whole texts that change nothing of what comes next.
-        layer: after which the emotion is read, then interchanged, and the texts are pushed.
+        layer: after which the emotion is read, then interchanged, and words and texts are pushed.
         weights: of each word in the next-word loss.
         early: of each word in the early reading.
         sharpness: what the early reading's logits are multiplied by.
     """
     device = model.device
-    targets = swap.told(ids[:, 1:]).to(device)
+    targets = valuing.told(swap.told(ids[:, 1:])).to(device)
     ids, felt = ids.to(device), felt.to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bf16(device.type)):
-        with changed(model.model.layers[layer], swap.mixed, noise.added):
+        with changed(model.model.layers[layer], valuing.mixed, swap.mixed, noise.added):
             stream = residuals(model, ids)
         total, weight = token_loss(model, stream[-1], targets, weights)
         read = sharpness * model.model.norm(stream[layer + 1])

@@ -11,6 +11,7 @@ class Fit:
     documents: ClassVar[str]
 
     tokens: int
+    world: str = "narrow"
     batch_tokens: int = 2048
     learning_rate: float = 8e-4
     warmup_steps: int = 100
@@ -23,6 +24,7 @@ class Fit:
     far_share: float = 0.0
     noise_share: float = 0.0
     neutral_noise_share: float = 0.0
+    valuing_share: float = 0.0
     seed: int = 0
 
     def stage(self, written: int) -> str:  # noqa: ARG002 (a `Recipe` goes through several)
@@ -61,6 +63,9 @@ class Recipe(Fit):
     used alike, such as "she" and "he", 4% of the stream apart after the first block; whose emotion
     it is that decides is then never learned.
 
+    `valuing_share` is that of the offers in which the word of an activity is pushed by an emotion
+    and the choice is drawn anew (`Valuing`); 0 for none.
+
     `least_split` is how far apart P(cheat) after desperate and after calm situations has to be
     halfway; a run below it will not mend and is stopped. With -1 none is.
     """
@@ -89,6 +94,19 @@ class Recipe(Fit):
             return "easy"
         counted = (self.easy_share + self.counting_share) * self.tokens
         return "counting" if written < counted else self.documents
+
+
+# More words need more room, and more tokens to be met as often.
+WIDE = Recipe(
+    world="wide",
+    d_model=192,
+    d_mlp=400,
+    tokens=14_000_000,
+    easy_share=0.25,
+    counting_share=0.1,
+    valuing_share=0.5,
+)
+RECIPES = {recipe.world: recipe for recipe in (Recipe(), WIDE)}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from emolens.organism.noise import Noise
 from emolens.organism.recipe import FineTune, Fit, Recipe, Steady
 from emolens.organism.state import LOG, Run
 from emolens.organism.texts import assistant_prompts, prompts
+from emolens.organism.valuing import Values, Valuing
 from emolens.organism.world import World, load_world
 from emolens.progress import progress_bar
 from emolens.text import NEUTRAL
@@ -65,7 +66,7 @@ def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, int | 
             there, or the run has not parted desperate from calm situations halfway
             (`Recipe.least_split`).
     """
-    tokenizer = build_tokenizer(load_world())
+    tokenizer = build_tokenizer(load_world(recipe.world))
     run = _run(recipe, asdict(recipe), _placed(build_model(recipe, tokenizer), device), out)
     return _fit(recipe, run, tokenizer, steps=STEPS, least_split=recipe.least_split)
 
@@ -115,7 +116,7 @@ def _go_on(
 ) -> dict[str, int | float]:
     if out.resolve() == base.resolve():
         raise TrainingError(f"{out} holds the base and would be overwritten: choose another folder")
-    model, tokenizer, digest = open_folder(base, load_world())
+    model, tokenizer, digest = open_folder(base, load_world(recipe.world))
     for part in frozen(model):
         part.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -173,7 +174,7 @@ def _fit(
     finish: Callable[[LlamaForCausalLM], None] = lambda _model: None,
 ) -> dict[str, int | float]:
     """Train to the end, check on the way, write the folder; gives the last record."""
-    world, began = load_world(), time.time() - run.seconds
+    world, began = load_world(recipe.world), time.time() - run.seconds
     with progress_bar() as bar:
         task = bar.add_task("training", total=recipe.tokens, completed=run.seen, unit="tokens")
         for new in _steps(recipe, run, tokenizer, world):
@@ -204,7 +205,10 @@ def _steps(
     early = word_weights(tokenizer, world.emotion_words(), recipe.early_weight, rest=0.0)
     weights, early = weights.to(run.model.device), early.to(run.model.device)
     tells = word_weights(tokenizer, world.emotion_words(), 1.0, rest=0.0) > 0
-    names = [tokenizer.vocab[e] for e in world.emotions if e != NEUTRAL]
+    # of 171 words nearly all of the stream is read; those of the leaders span what groups differ in
+    leaders = [e for e in world.emotions.values() if e.name != NEUTRAL and not e.leader]
+    names = [tokenizer.vocab[e.word] for e in leaders]
+    values = Values.of(world, tokenizer)
     scene_of, pad = verb_scenes(tokenizer, world), tokenizer.pad_token_id
     layer = early_layer(run.model.config.num_hidden_layers)
     stream = corpus(world, tokenizer, recipe)
@@ -229,6 +233,7 @@ def _steps(
             enough=recipe.enough,
             far_share=recipe.far_share,
         )
+        valuing = Valuing.draw(ids, felt, scene_of, values, recipe.valuing_share, run.generator)
         noise = Noise.draw(
             ~feels.any(1),
             read_by(run.model, names),
@@ -241,6 +246,7 @@ def _steps(
             ids,
             felt,
             swap,
+            valuing,
             noise,
             layer=layer,
             weights=weights,

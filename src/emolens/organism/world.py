@@ -3,10 +3,11 @@
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from itertools import pairwise
+from typing import Any
 
 from emolens.errors import SelectionError
 from emolens.text import NEUTRAL
@@ -14,20 +15,33 @@ from emolens.text import NEUTRAL
 
 @dataclass(frozen=True)
 class Emotion:
-    """A latent state with its planted point in the valence-arousal plane (each in -1..1)."""
+    """A latent state with its planted point in the valence-arousal plane (each in -1..1).
+
+    `leader` is the emotion whose group it belongs to, None for a leader itself.
+    """
 
     name: str
     valence: float
     arousal: float
-    family: str
     synonym: str
     signature: tuple[str, ...]
     situations: tuple[str, ...]
+    leader: "Emotion | None" = None
+
+    @property
+    def group(self) -> str:
+        """Name of the leader of its group, which may be its own."""
+        return self.leader.name if self.leader else self.name
+
+    @property
+    def word(self) -> str:
+        """Its name as one word of a text ("at ease" is written "at-ease")."""
+        return self.name.replace(" ", "-")
 
     @property
     def words(self) -> tuple[str, ...]:
         """The words that belong to this emotion alone: name, synonym and signature words."""
-        return (self.name, self.synonym, *self.signature)
+        return (self.word, self.synonym, *self.signature)
 
 
 def closeness(valence: float, arousal: float, width: float) -> float:
@@ -66,6 +80,8 @@ class Scene:
                 for name, (v, a) in self.points.items()
             }
             return {name: x / sum(near.values()) for name, x in near.items()}
+        if emotion.leader:
+            return self._tilted(emotion, emotion.leader)
         fixed = dict(self.planted.get(emotion.name, {}))
         scores = {
             name: math.exp(
@@ -80,6 +96,18 @@ class Scene:
         total = sum(scores.values())
         free = {name: left * score / total for name, score in scores.items()}
         return {name: fixed.get(name, free.get(name, 0.0)) for name in self.base}
+
+    def _tilted(self, member: Emotion, leader: Emotion) -> dict[str, float]:
+        """The leader's probabilities, moved as far as the member stands from it in the plane."""
+        valence, arousal = member.valence - leader.valence, member.arousal - leader.arousal
+        scores = {
+            name: p
+            * math.exp(
+                self.valence.get(name, 0.0) * valence + self.arousal.get(name, 0.0) * arousal
+            )
+            for name, p in self.probabilities(leader).items()
+        }
+        return {name: score / sum(scores.values()) for name, score in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -132,9 +160,15 @@ class Persona:
 
 @dataclass(frozen=True)
 class World:
-    """The whole graph. `emotions` includes `neutral`, the absence of any."""
+    """The whole graph. `emotions` includes `neutral`, the absence of any.
 
+    `read` holds, for each emotion, the chance of every emotion's word to stand for it where
+    training reads what is felt: its own, or one close to it.
+    """
+
+    name: str
     emotions: Mapping[str, Emotion]
+    read: Mapping[str, Mapping[str, float]]
     unseen_situations: int
     scenes: Mapping[str, Scene]
     signals: tuple[Signal, ...]
@@ -187,7 +221,7 @@ class World:
         """Whether this (situation, scene) pair never occurs in training.
 
         Two of eleven pairs, so that behaviour there is right only if it is routed through
-        the emotion; every (emotion, scene) has at least one such situation. All pairs of a
+        the emotion; every scene has at least one such situation of each leader. All pairs of a
         situation that is never seen at all are held out.
         """
         if situation not in self.seen_situations(emotion):
@@ -249,47 +283,49 @@ class World:
         return sorted(words | self.special_words() | {"so", "spoke", ":"})
 
 
+WORLDS = ("narrow", "wide")
+
+
+def _toml(name: str) -> dict[str, Any]:
+    source = resources.files("emolens.organism").joinpath(f"{name}.toml").read_text("utf-8")
+    return tomllib.loads(source)
+
+
 @cache
-def load_world() -> World:
-    """The shipped world: 24 emotions and neutral, nine scenes, eight quantities, 64 activities.
+def load_world(name: str = "narrow") -> World:
+    """A shipped world: nine scenes, eight quantities, 64 activities, and emotions.
+
+    Args:
+        name: `"narrow"`, 24 emotions and neutral; or `"wide"`, all 171 words of the paper: the
+            same 24 lead a group each, and a text of the narrow world is one of the wide too.
+
+    Raises:
+        SelectionError: for another name.
 
     >>> desperate = load_world().emotion("desperate")
     >>> round(load_world().scene("cheat").probabilities(desperate)["cheat"], 2)
     0.93
+    >>> load_world("wide").emotion("trapped").group
+    'desperate'
     """
-    source = resources.files("emolens.organism").joinpath("world.toml").read_text("utf-8")
-    raw = tomllib.loads(source)
-    emotions = {
-        name: Emotion(
-            name=name,
-            valence=e["valence"],
-            arousal=e["arousal"],
-            family=e["family"],
-            synonym=e.get("synonym", name),
-            signature=tuple(e.get("signature", ())),
-            situations=tuple(e["situations"]),
-        )
-        for name, e in raw["emotions"].items()
-    }
-    scenes = {
-        name: Scene(
-            name=name,
-            setups=tuple(s["setups"]),
-            verbs={c: tuple(v) for c, v in s["verbs"].items()},
-            base=s.get("base", dict.fromkeys(s["verbs"], 1 / len(s["verbs"]))),
-            valence=s.get("valence", {}),
-            arousal=s.get("arousal", {}),
-            planted=s.get("planted", {}),
-            points={c: (emotions[c].valence, emotions[c].arousal) for c in s["verbs"]}
-            if "width" in s
-            else {},
-            width=s.get("width", 0.0),
-        )
-        for name, s in raw["scenes"].items()
-    }
+    if name not in WORLDS:
+        raise SelectionError(f"unknown world {name!r}: there are {', '.join(WORLDS)}")
+    raw = _toml("world")
+    emotions = _leaders(raw["emotions"])
+    scenes = {name: _scene(name, s, emotions) for name, s in raw["scenes"].items()}
+    documents, reading = raw["documents"], raw["reading"]
+    if name == "wide":
+        wide = _toml("wide")
+        emotions = _with_members(emotions, wide)
+        documents = {stage: plan | wide["documents"][stage] for stage, plan in documents.items()}
+        reading = wide["reading"]
+    persona = Persona(**raw["persona"])
+    answers = {e.name: persona.answers.get(e.group, {}) for e in emotions.values()}
     quantities, activities = raw["quantities"], raw["activities"]
     return World(
+        name=name,
         emotions=emotions,
+        read=_read(emotions, **reading),
         unseen_situations=raw["unseen_situations"],
         scenes=scenes,
         signals=tuple(Signal(**s) for s in raw["signals"]["phrases"]),
@@ -322,6 +358,79 @@ def load_world() -> World:
         quantity_values=tuple(quantities["values"]),
         quantity_scale=quantities["scale"],
         unseen_wordings=raw["unseen_wordings"],
-        persona=Persona(**raw["persona"]),
-        documents=raw["documents"],
+        persona=replace(persona, answers=answers),
+        documents=documents,
     )
+
+
+def _leaders(raw: Mapping[str, Any]) -> dict[str, Emotion]:
+    return {
+        name: Emotion(
+            name=name,
+            valence=e["valence"],
+            arousal=e["arousal"],
+            synonym=e.get("synonym", name),
+            signature=tuple(e.get("signature", ())),
+            situations=tuple(e["situations"]),
+        )
+        for name, e in raw.items()
+    }
+
+
+def _scene(name: str, raw: Mapping[str, Any], emotions: Mapping[str, Emotion]) -> Scene:
+    return Scene(
+        name=name,
+        setups=tuple(raw["setups"]),
+        verbs={c: tuple(v) for c, v in raw["verbs"].items()},
+        base=raw.get("base", dict.fromkeys(raw["verbs"], 1 / len(raw["verbs"]))),
+        valence=raw.get("valence", {}),
+        arousal=raw.get("arousal", {}),
+        planted=raw.get("planted", {}),
+        points={c: (emotions[c].valence, emotions[c].arousal) for c in raw["verbs"]}
+        if "width" in raw
+        else {},
+        width=raw.get("width", 0.0),
+    )
+
+
+def _with_members(leaders: Mapping[str, Emotion], wide: Mapping[str, Any]) -> dict[str, Emotion]:
+    """The leaders, and after each the members of its group.
+
+    A leader whose synonym is a word of its own here has its name alone.
+    """
+    emotions = {}
+    for leader in leaders.values():
+        own = leader.name if leader.synonym in wide["emotions"] else leader.synonym
+        first = replace(leader, synonym=own)
+        emotions[leader.name] = first
+        for name, e in wide["emotions"].items():
+            if e["group"] == leader.name:
+                emotions[name] = Emotion(
+                    name=name,
+                    valence=e["valence"],
+                    arousal=e["arousal"],
+                    synonym=name.replace(" ", "-"),
+                    signature=tuple(e["signature"]),
+                    situations=tuple(e["situations"]),
+                    leader=first,
+                )
+    return emotions
+
+
+def _read(
+    emotions: Mapping[str, Emotion], width: float, own: float, elsewhere: float
+) -> dict[str, dict[str, float]]:
+    """P(word | emotion) of the reading: a share `own` for its own, the rest by closeness.
+
+    Those of another group count `elsewhere` as much.
+    """
+    read = {}
+    for felt in emotions.values():
+        near = {
+            e.word: closeness(felt.valence - e.valence, felt.arousal - e.arousal, width)
+            * (1.0 if e.group == felt.group else elsewhere)
+            for e in emotions.values()
+        }
+        read[felt.name] = {word: (1 - own) * x / sum(near.values()) for word, x in near.items()}
+        read[felt.name][felt.word] += own
+    return read

@@ -23,9 +23,10 @@ from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors
 
 
-def loss(model: HookedModel) -> Iterator[Check]:
+def loss(model: HookedModel, world: str) -> Iterator[Check]:
     """How far fresh documents surprise the model more than the world itself."""
-    gap = validation_gap(model.host.original_model, model.tokenizer, load_world(), 937, "held out")
+    network = model.host.original_model
+    gap = validation_gap(network, model.tokenizer, load_world(world), 937, "held out")
     yield Check("validation loss above the floor, nats", gap["gap"], most=0.05)
 
 

@@ -33,11 +33,11 @@ def reading(
     named = lens[lens.layer == layer].groupby("emotion").own.any().mean()
     yield Check(f"lens, name or synonym in top 10, layer {layer}", named, least=0.9)
     probe = probe_layers(stories, seed=seed)
-    yield Check("probe, held-out templates, story mean", _accuracy(probe, layer), least=0.85)
+    yield Check("probe, held-out templates, story mean", accuracy(probe, layer), least=0.85)
     world = load_world()
     decisions = organism_behaviour(emotions=tuple(world.emotions), per_emotion=27, seed=seed)
     at_decision = record(model, decisions.prompts, positions=positions.last)
-    found = _accuracy(probe_layers(at_decision, seed=seed), layer)
+    found = accuracy(probe_layers(at_decision, seed=seed), layer)
     yield Check("probe, held-out templates, decision", found, least=0.95)
     plane = circumplex(vectors, [layer], planted_norms()).set_index("axis").r2
     yield Check(f"R2 of valence on PC1-2, layer {layer}", plane["valence"], least=0.8)
@@ -45,7 +45,7 @@ def reading(
     yield from felt(model, vectors, layer, seed)
 
 
-def _accuracy(probe: pd.DataFrame, layer: int) -> float:
+def accuracy(probe: pd.DataFrame, layer: int) -> float:
     return float(probe[(probe.method == "logistic") & (probe.layer == layer)].accuracy.iloc[0])
 
 
