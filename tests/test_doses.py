@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import emolens
+from emolens.corpus.bundled import evaluation_set
 from emolens.decisions import Trial
 from emolens.doses import Curves, Dose, decision_measure, dose_curves, dose_ladder, over_tasks
 from emolens.errors import SelectionError
@@ -18,7 +19,7 @@ from emolens.statistics import clustered_interval
 from emolens.steering import natural_units
 from emolens.strengths import strength_window
 from emolens.text import NEUTRAL
-from emolens.tradeoffs import measure_cost, perplexity_cost, question_cost, trade_offs
+from emolens.tradeoffs import _letters, measure_cost, perplexity_cost, question_cost, trade_offs
 
 LAYER = 3
 FELT = ("desperate", "calm")
@@ -226,16 +227,31 @@ def test_costs_grow_with_the_step_and_the_frontier_is_not_beaten(
 
 
 def test_questions_are_marked_by_their_key(organism):
-    from emolens.corpus.bundled import evaluation_set
-
     questions = evaluation_set("capability")
-    from emolens.tradeoffs import _letters
-
     texts = questions.texts()
     assert {_letters(text) for text in texts} <= {"ABC", "ABCD", "ABCDE", "AB"}
     assert all(key in _letters(t) for key, t in zip(questions.labels.key, texts, strict=True))
     with pytest.raises(SelectionError, match="no label 'key'"):
         question_cost(organism, evaluation_set("implicit"))
+
+
+def test_questions_are_wrong_where_another_of_their_own_letters_is_likeliest(organism, monkeypatch):
+    """Letters that a question does not offer do not count, however likely."""
+    questions = evaluation_set("bias")
+    offered = [_letters(text) for text in questions.texts()]
+    keys = list(questions.labels.key)
+    said = [
+        key if i % 3 else next(x for x in own if x != key)
+        for i, (own, key) in enumerate(zip(offered, keys, strict=True))
+    ]
+    likely = torch.full((len(keys), 5), -5.0)
+    likely[:, 4] = 0.0  # (E) is in none of them
+    for i, letter in enumerate(said):
+        likely[i, "ABCDE".index(letter)] = -1.0
+    monkeypatch.setattr("emolens.tradeoffs.option_logprobs", lambda *_: likely)
+    wrong, groups = question_cost(organism, questions)(UNCHANGED)
+    assert wrong == [float(i % 3 == 0) for i in range(len(keys))]
+    assert groups == list(questions.labels.topic)
 
 
 def test_doses_that_cannot_be_made_are_refused(vectors, trials, natural, curves):

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -218,8 +217,10 @@ def one_each(steering: Steering | Sequence[Steering], count: int) -> list[Steeri
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[list[int]]:
     """What each text draws from: its own seed, or the call's and its place."""
-    one = isinstance(seed, Integral)
-    seeds = [[int(seed), i] for i in range(count)] if one else [[int(s)] for s in seed]
+    if isinstance(seed, int | np.integer):
+        seeds = [[int(seed), i] for i in range(count)]
+    else:
+        seeds = [[int(s)] for s in seed]
     if len(seeds) != count or any(s[0] < 0 for s in seeds):
         raise SelectionError(
             f"{len(seeds)} seeds of {count} texts, the least {min(s[0] for s in seeds)}: give one "
