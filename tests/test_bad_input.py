@@ -223,16 +223,23 @@ def test_behaviour_that_is_none(refused, tmp_path):
     assert "is no behaviour" in refused("--behaviour", tmp_path / "b.json")
 
 
-def test_behaviour_whose_word_is_not_one_token(refused, tmp_path):
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("zebra", "option 'zebra' must be of known tokens"),
+        ("cheated again", "'cheated again' of class 'a' must be one token"),
+    ],
+)
+def test_behaviour_whose_word_is_not_one_token(word, told, refused, tmp_path):
     prompts = [{"text": "so she", "emotion": e} for e in ("desperate", "neutral", "calm")]
     raw = {
         "name": "x",
         "target": "a",
-        "classes": {"a": ["zebra"], "b": ["cheated"]},
+        "classes": {"a": [word], "b": ["cheated"]},
         "prompts": prompts,
     }
     (tmp_path / "b.json").write_text(json.dumps(raw))
-    assert "'zebra' of class 'a' must be one token" in refused("--behaviour", tmp_path / "b.json")
+    assert told in refused("--behaviour", tmp_path / "b.json")
 
 
 def test_prompts_of_one_group_are_refused_before_anything_is_read(refused, tmp_path, monkeypatch):

@@ -601,7 +601,8 @@ def test_the_command_line_trains_by_the_recipes(tmp_path, monkeypatch):
         monkeypatch.setattr(training, name, lambda recipe, *_, **__: asked.append(recipe) or {})
     for world in RECIPES:
         cli.train(world=world, steady_tokens=Steady().tokens, out=tmp_path / world, seed=3)
-        cli.finetune(tmp_path / world, world=world, tokens=FineTune().tokens, out=tmp_path, seed=3)
+        (tmp_path / world / "recipe.json").write_text(json.dumps({"world": world}))
+        cli.finetune(tmp_path / world, tokens=FineTune().tokens, out=tmp_path / "tuned", seed=3)
         told = {"world": world, "valuing_share": RECIPES[world].valuing_share, "seed": 3}
         assert asked[-3:-1] == [replace(RECIPES[world], seed=3), replace(Steady(), **told)]
         assert asked[-1] == FineTune(world=world, seed=3)

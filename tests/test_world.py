@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from emolens.corpus.bundled import bundled_corpus
-from emolens.errors import SelectionError
+from emolens.errors import ModelError, SelectionError
 from emolens.organism import (
     grammar,
     organism_behaviour,
     organism_folder,
     organism_stories,
+    organism_world,
     planted_shift,
     texts,
 )
@@ -482,3 +483,10 @@ def test_a_users_member_emotion_is_answered_as_its_leader():
 def test_an_unknown_world_is_refused():
     with pytest.raises(SelectionError, match="unknown world 'broad': there are narrow, wide"):
         load_world("broad")
+
+
+def test_a_folder_tells_its_world_or_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="has no recipe of an organism"):
+        organism_world(str(tmp_path))
+    (tmp_path / "recipe.json").write_text('{"world": "wide"}')
+    assert organism_world(str(tmp_path)) == "wide"

@@ -115,7 +115,7 @@ def reproduce(
     from emolens.experiments import reproduce as job
     from emolens.experiments.report import write_reproduction
     from emolens.model import load
-    from emolens.organism import CHECKPOINTS
+    from emolens.organism import CHECKPOINTS, organism_world
     from emolens.vectors import load_vectors
 
     pair, chosen = parse_pair(emotions), parse_layers(layers)
@@ -125,7 +125,9 @@ def reproduce(
     if out is not None:
         job.prepare_folder(out)
     if model in CHECKPOINTS and stories is None:
-        inputs = job.organism_inputs(emotions=pair, behaviour=decision, seed=seed)
+        inputs = job.organism_inputs(
+            emotions=pair, behaviour=decision, seed=seed, world=organism_world(model)
+        )
     else:
         corpus = load_corpus(stories, neutral=neutral) if stories else bundled_corpus()
         inputs = job.corpus_inputs(corpus, decision, pair)
@@ -315,9 +317,6 @@ def train(
 @organism_app.command()
 def finetune(
     base: Annotated[Path, typer.Option(help="Folder of an organism trained before.")],
-    world: Annotated[
-        str, typer.Option(help="That it was trained on: 'narrow' or 'wide'.")
-    ] = "narrow",
     tokens: Annotated[int, typer.Option(help="How many tokens to train on.", min=1)] = 2_500_000,
     out: Out = None,
     seed: Seed = 0,
@@ -330,10 +329,11 @@ def finetune(
     hash of the weights it began with. The same command goes on with a run that was killed.
     """
     from emolens.experiments.reproduce import output_folder, prepare_folder
+    from emolens.organism import organism_world
     from emolens.organism.recipe import FineTune
     from emolens.organism.train import finetune as run
 
-    recipe = FineTune(tokens=tokens, world=world, seed=seed)
+    recipe = FineTune(tokens=tokens, world=organism_world(str(base)), seed=seed)
     folder = prepare_folder(out or output_folder("assistant", recipe, base))
     last = run(recipe, base, folder, device=device or "cpu")
     typer.echo(json.dumps(last) if as_json else f"assistant: {folder}")
@@ -346,9 +346,6 @@ def check(
         str | None,
         typer.Option(help="Its fine-tuned checkpoint (default: the organism's own, if shipped)."),
     ] = None,
-    world: Annotated[
-        str, typer.Option(help="That it was trained on: 'narrow', or 'wide' with 171 words.")
-    ] = "narrow",
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
@@ -362,7 +359,9 @@ def check(
     from emolens.experiments.acceptance import acceptance
     from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
+    from emolens.organism import organism_world
 
+    world = organism_world(model)
     chat = assistant or ("organism-assistant" if model == "organism" else None)
     hooked = load(model, device=device)
     name = output_folder(hooked.name, "thresholds", hooked.fingerprint, seed)

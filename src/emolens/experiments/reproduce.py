@@ -131,21 +131,29 @@ def organism_inputs(
     emotions: tuple[str, str] = EMOTIONS,
     behaviour: Behaviour | None = None,
     seed: int = 0,
+    world: str = "narrow",
 ) -> Inputs:
     """The embedded default: the organism's stories and its scene of the impossible task.
+
+    Args:
+        emotions: the pair that is shown in most pictures.
+        behaviour: another than the scene.
+        seed: of the texts.
+        world: of which organism: `"narrow"` with 24 emotions or `"wide"` with 171.
 
     Raises:
         SelectionError: for an emotion that the organism does not know.
     """
     situations = (emotions[0], NEUTRAL, emotions[1])
-    planted = {} if behaviour else {e: planted_probability("cheat", "cheat", e) for e in situations}
+    rates = {e: planted_probability("cheat", "cheat", e, world=world) for e in situations}
+    scene = organism_behaviour("cheat", emotions=situations, seed=seed, world=world)
     return Inputs(
-        corpus=organism_corpus(seed=seed),
-        norms=planted_norms(),
-        words=planted_words(),
-        behaviour=behaviour or organism_behaviour("cheat", emotions=situations, seed=seed),
+        corpus=organism_corpus(seed=seed, world=world),
+        norms=planted_norms(world),
+        words=planted_words(world),
+        behaviour=behaviour or scene,
         emotions=emotions,
-        planted=planted,
+        planted={} if behaviour else rates,
     )
 
 

@@ -1,5 +1,6 @@
 """The organism: a small shipped model trained on a world whose causal graph is known."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from emolens.behaviour import Behaviour, Contest
 from emolens.corpus import Corpus
-from emolens.errors import SelectionError
+from emolens.errors import ModelError, SelectionError
 from emolens.organism.texts import (
     activity_texts,
     assistant_prompts,
@@ -50,6 +51,25 @@ def organism_folder(name: str = "organism") -> Path:
     if name not in CHECKPOINTS:
         raise SelectionError(f"unknown checkpoint {name!r}: there are {', '.join(CHECKPOINTS)}")
     return Path(str(resources.files("emolens.organism"))) / "weights" / CHECKPOINTS[name]
+
+
+def organism_world(name: str) -> str:
+    """Which world a shipped checkpoint, or a folder that was trained here, is of.
+
+    Raises:
+        ModelError: for a folder without the recipe of an organism.
+
+    >>> organism_world("organism")
+    'narrow'
+    """
+    folder = organism_folder(name) if name in CHECKPOINTS else Path(name)
+    try:
+        return str(json.loads((folder / "recipe.json").read_text("utf-8"))["world"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{name} has no recipe of an organism ({type(error).__name__}): give a folder that "
+            "`emolens organism train` has written"
+        ) from None
 
 
 def organism_genders(texts: Sequence[Text]) -> list[str]:
