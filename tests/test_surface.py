@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from jaxtyping import TypeCheckError
 
 import emolens
+from emolens.controls import random_directions
 
 PUBLIC = [
     "Ablate",
@@ -210,3 +212,8 @@ def test_help_says_what_goes_in_and_what_comes_out(words, said):
 
     shown = CliRunner().invoke(app, [*words, "--help"]).output
     assert said in " ".join(shown.replace("│", " ").split())
+
+
+def test_types_and_shapes_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError):
+        random_directions("three", 8, 0)
