@@ -304,6 +304,7 @@ def ray(monkeypatch):
     found.shutdown()
 
 
+@pytest.mark.slow
 def test_rays_workers_give_the_same_table_and_a_lost_one_is_begun_again(plan, done, tmp_path, ray):
     def losing(worker, todo):
         engine = emolens.on_ray(2)(worker, todo)

@@ -86,8 +86,8 @@ def find_readers(
         steps: at how many points of the step the gradient is taken, for `integrated`.
 
     Raises:
-        SelectionError: for an emotion or layer that the vectors lack, or the last layer, above
-            which there is nothing.
+        SelectionError: for an emotion or layer that the vectors lack, a strength of 0, or the last
+            layer, above which there is nothing.
 
     >>> import emolens
     >>> from emolens.text import NEUTRAL
@@ -106,6 +106,8 @@ def find_readers(
             f"nothing reads what is added after layer {layer}, the last of {model.name!r}: give "
             "an earlier one"
         )
+    if not strength:
+        raise SelectionError("a step of no length carries nothing: give a strength above 0")
     step = vectors.step(emotion, layer, strength)
     sites = _sites(trial, layer)
     before, own = _answers(trial, layer, sites, 0 * step)
