@@ -244,7 +244,7 @@ def test_what_cannot_be_written_is_refused(organism):
     for wrong in ({"tokens": 0}, {"tokens": 4, "temperature": -1.0}):
         with pytest.raises(SelectionError, match="cannot be written"):
             generate(organism, ["so she"], **wrong)
-    for seed in (-1, [1, -1], [1]):
+    for seed in (-1, [1, -1], [1], []):
         with pytest.raises(SelectionError, match="seeds of 2 texts"):
             generate(organism, ["so she", "so he"], tokens=4, seed=seed)
     tokens = organism.tokenize(["so she"])

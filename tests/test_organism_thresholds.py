@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pandas as pd
 import pytest
@@ -10,7 +10,7 @@ import pytest
 import emolens
 from emolens.errors import SelectionError
 from emolens.organism import CHECKPOINTS, organism_folder, organism_steps
-from emolens.organism.recipe import FineTune, Recipe, Steady
+from emolens.organism.recipe import WIDE, FineTune, Recipe, Steady
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
@@ -21,18 +21,22 @@ def test_shipped_weights_are_those_of_their_log_and_recipe(name):
     recipe = json.loads((folder / "recipe.json").read_text())
     last = json.loads((folder / "training.jsonl").read_text().splitlines()[-1])
     assert last["tokens"] >= recipe["tokens"]
+    stage, scratch = Steady(), Recipe()
+    if name == "organism-wide":
+        stage = replace(stage, world="wide", valuing_share=WIDE.valuing_share)
+        scratch = WIDE
     if name == "organism-assistant":
         base = (organism_folder() / "model.sha256").read_text().strip()
         assert recipe.pop("base") == base
         assert set(recipe) == {f.name for f in fields(FineTune)}
         assert FineTune(**recipe) == FineTune(seed=recipe["seed"])
-    elif name == "organism":
+    elif name in ("organism", "organism-wide"):
         first = folder / "before_steady"
         assert recipe.pop("base") == (first / "model.sha256").read_text().strip()
-        assert Steady(**recipe) == Steady(seed=recipe["seed"])
+        assert Steady(**recipe) == replace(stage, seed=recipe["seed"])
         recipe = json.loads((first / "recipe.json").read_text())
         assert set(recipe) == {f.name for f in fields(Recipe)}
-        assert Recipe(**recipe) == Recipe(seed=recipe["seed"])
+        assert Recipe(**recipe) == replace(scratch, seed=recipe["seed"])
     else:
         assert set(recipe) == {f.name for f in fields(Recipe)}
         own = {name: recipe[name] for name in ("n_layers", "d_model", "d_mlp", "tokens", "seed")}
@@ -48,7 +52,7 @@ def test_a_card_says_what_a_checkpoint_is(name):
 
 def test_checkpoints_are_small_enough_to_ship():
     sizes = [sum(f.stat().st_size for f in organism_folder(name).iterdir()) for name in CHECKPOINTS]
-    assert sum(sizes) < 40e6
+    assert sum(sizes) < 50e6
     steps = sum(f.stat().st_size for s in organism_steps().values() for f in s.iterdir())
     assert steps < 20e6
 
@@ -82,18 +86,53 @@ def test_a_wheel_without_earlier_checkpoints_says_where_they_are(monkeypatch, tm
         organism_steps()
 
 
-def test_the_shipped_organism_met_every_threshold():
-    table = pd.read_csv(organism_folder() / "thresholds.csv")
+# What the wide organism misses, as its card says; nothing of its 171 words.
+MISSED = {
+    "organism": set(),
+    "organism-wide": {
+        "age: r of behaviour with planted",
+        "unseen numbers, r with planted",
+        "+ calm 1 natural unit, layer 3, P(threat)",
+    },
+}
+
+
+@pytest.mark.parametrize("name", list(MISSED))
+def test_a_shipped_organism_met_its_thresholds(name):
+    table = pd.read_csv(organism_folder(name) / "thresholds.csv")
     assert len(table) >= 50
-    assert table.passed.all()
+    assert set(table.check[~table.passed]) == MISSED[name]
+    assert table.check.str.startswith("171 words").any() == (name == "organism-wide")
+    card = (organism_folder(name) / "README.md").read_text()
+    assert card.count("(missed)") == len(MISSED[name])
 
 
 @pytest.mark.slow
-def test_the_organism_meets_every_threshold(organism):
+@pytest.mark.parametrize(
+    ("name", "assistant"), [("organism", "organism-assistant"), ("organism-wide", None)]
+)
+def test_an_organism_meets_its_thresholds(name, assistant):
     from emolens.experiments.acceptance import acceptance
 
-    table = acceptance(organism, assistant=emolens.load("organism-assistant"))
-    assert table.passed.all(), table[~table.passed].to_string()
+    table = acceptance(
+        emolens.load(name),
+        assistant=emolens.load(assistant) if assistant else None,
+        world=emolens.organism_world(name),
+    )
+    assert set(table.check[~table.passed]) == MISSED[name], table[~table.passed].to_string()
+
+
+def test_a_story_without_its_signature_is_the_rest_of_it():
+    from emolens.experiments.acceptance.width import without_signature
+
+    for text in emolens.organism_stories(1)[1:]:
+        bare = without_signature(text)
+        [said] = [s for s in text.spans if s.name == "signature"]
+        assert bare.text == text.text.replace(text.text[said.start : said.end] + " ", "", 1)
+        kept = [s for s in text.spans if s.name != "signature"]
+        for own, before in zip(bare.spans, kept, strict=True):
+            assert own.name == before.name
+            assert bare.text[own.start : own.end] == text.text[before.start : before.end]
 
 
 @pytest.mark.slow

@@ -60,6 +60,8 @@ def test_answers_are_drawn_each_by_itself(organism):
     apart = asked()
     apart = replace(apart, turns=apart.turns[1:], labels=apart.labels[1:])
     assert answers(organism, apart, seed=3, **OPTIONS).reply.tolist() == told.reply.tolist()[4:]
+    with pytest.raises(SelectionError, match="seed -1 is below 0"):
+        answers(organism, asked(), seed=-1, **OPTIONS)
     other = answers(organism, asked(), seed=4, **OPTIONS)
     assert other.reply.tolist() != told.reply.tolist()
 

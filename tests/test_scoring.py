@@ -21,6 +21,7 @@ from emolens.preferences import compare
 from emolens.scoring import (
     decide_options,
     divergence,
+    logprobs_of,
     option_logprobs,
     token_logprobs,
     word_ranks,
@@ -135,26 +136,67 @@ def test_options_that_cannot_be_scored_are_refused(organism):
 
 
 @pytest.fixture(scope="module")
-def pieces(tiny_folder, tmp_path_factory):
-    """A tiny Llama whose tokenizer begins a text with a blank and ends it with a closing token."""
-    folder = tmp_path_factory.mktemp("pieces")
-    shutil.copytree(tiny_folder("llama"), folder, dirs_exist_ok=True)
-    merges = [("▁", "A"), ("▁", "("), ("y", "e"), ("ye", "s"), ("▁", "yes")]
-    words = ["<unk>", "<s>", "</s>", *"▁:()?ABabcdefhinorstuwyz", *map("".join, merges)]
-    ids = {word: i for i, word in enumerate(words)}
-    tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="</s>",
-    ).save_pretrained(folder)
-    return emolens.load(folder)
+def opened(tiny_folder, tmp_path_factory):
+    """Open a tiny Llama with another tokenizer: byte-pair pieces, split and closed as told."""
+
+    def make(blank, split, closed):
+        folder = tmp_path_factory.mktemp("pieces")
+        shutil.copytree(tiny_folder("llama"), folder, dirs_exist_ok=True)
+        merges = [(blank, "A"), (blank, "("), ("y", "e"), ("ye", "s"), (blank, "yes")]
+        words = ["<unk>", "<s>", "</s>", *f"{blank}:()?ABabcdefhinorstuwyz"]
+        ids = {word: i for i, word in enumerate([*words, *map("".join, merges)])}
+        tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>"))
+        tokenizer.pre_tokenizer, tokenizer.post_processor = split, closed
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token="<s>",
+            eos_token="</s>",
+            unk_token="<unk>",
+            pad_token="</s>",
+        ).save_pretrained(folder)
+        return emolens.load(folder)
+
+    return make
+
+
+def template(single):
+    special = [("<s>", 1), ("</s>", 2)]
+    return processors.TemplateProcessing(single=single, special_tokens=special)
+
+
+@pytest.fixture(scope="module")
+def pieces(opened):
+    """Its tokenizer begins a text with a blank and ends it with a closing token."""
+    return opened("▁", pre_tokenizers.Metaspace(), template("<s> $A </s>"))
+
+
+def test_nothing_is_written_after_a_closing_token(opened, pieces):
+    bare = opened("▁", pre_tokenizers.Metaspace(), template("<s> $A"))
+    prompts = ["would rather be safe (", "the other is another one (", "yes"]
+    told = emolens.generate(bare, prompts, tokens=6, temperature=0.0)
+    assert emolens.generate(pieces, prompts, tokens=6, temperature=0.0) == told
+    assert any(told)
+
+
+def test_a_blank_at_the_end_of_a_prompt_counts(opened):
+    """Byte-level tokenizers trim a blank's offsets away, as if it were no part of the text."""
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model = opened("Ġ", split, processors.ByteLevel(trim_offsets=True))
+    with_blank, without = (model.tokenize([t]) for t in ("safe: ", "safe:"))
+    assert int(model.ends(with_blank)) == int(model.ends(without)) + 1
+    logits = model.forward(with_blank.ids, with_blank.mask)[0, -1].log_softmax(-1)
+    found = option_logprobs(model, [Text("safe: ")], ["yes"])[0, 0]
+    told = logits[model.tokenizer.get_vocab()["yes"]].detach()
+    assert_close(found, told, atol=1e-4, rtol=0)
+
+
+def test_a_text_that_was_cut_is_scored_as_far_as_it_goes(organism):
+    texts = [Text("mira fed the goat . " * 60), Text("so she spoke .")]
+    read = organism.tokenize(texts)
+    found = logprobs_of(organism, texts, read, [UNCHANGED] * 2)
+    assert found.shape == (2, 256)
+    assert not found[0, 1:].isnan().any()
+    assert_close(found[1, :5], token_logprobs(organism, texts[1:])[0][0], equal_nan=True)
 
 
 def test_an_option_is_read_as_it_goes_on_from_the_prompt(pieces):

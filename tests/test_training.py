@@ -345,10 +345,19 @@ def offers():
 
 def test_what_activities_bring_about_is_read_right_after_their_words(offers):
     world, tokenizer, ids, felt, values = offers
-    told = felt[:, 1:][~values.offered[ids[:, :-1]].isnan()]
-    words = set(tokenizer.convert_ids_to_tokens(told.tolist()))
-    assert words <= {e.word for e in world.emotions.values()} | {tokenizer.unk_token}  # none
-    assert len(words) > 15
+    offered = ~values.offered[ids[:, :-1]].isnan()
+    done = tokenizer.convert_ids_to_tokens(ids[:, :-1][offered].tolist())
+    words = tokenizer.convert_ids_to_tokens(felt[:, 1:][offered].tolist())
+    own, apart = [], []
+    for activity, word in zip(done, words, strict=True):
+        emotion = world.emotion(world.activities[activity].emotion)
+        if emotion.name == NEUTRAL:
+            assert word == tokenizer.unk_token  # no emotion's word
+        else:
+            own.append(word == emotion.word)
+            apart.append(world.read[emotion.name].get(word, 0.0) < 1e-3)
+    assert 0.35 < np.mean(own) < 0.75  # planted: half, and some of the rest
+    assert np.mean(apart) < 0.1
 
 
 def test_a_pushed_activity_moves_by_its_part_and_its_choice_is_drawn_anew(offers):

@@ -10,7 +10,6 @@ from torch import Tensor
 from emolens.behaviour import Behaviour
 from emolens.errors import SelectionError
 from emolens.model import HookedModel
-from emolens.positions import last, pick
 from emolens.text import Text, Tokens
 
 
@@ -59,7 +58,7 @@ def prompt_tokens(
             f"{len(tokens.cut)} prompts of {what} are longer than the context of {model.n_ctx} "
             "tokens, so that what comes next is cut off: shorten them"
         )
-    return tokens, pick(last, prompts, tokens).mask.long().argmax(1)
+    return tokens, model.ends(tokens) - 1
 
 
 def option_ids(
@@ -113,11 +112,12 @@ def class_ids(model: HookedModel, behaviour: Behaviour) -> dict[str, Int[Tensor,
     seen: set[int] = set()
     for column, (name, word) in enumerate(words):
         rows = {tuple(ids[column].tolist()) for ids in after}
-        if len(rows) > 1 or len(row := rows.pop()) != 1 or row[0] in seen:
-            tokens = [model.tokenizer.convert_ids_to_tokens(ids[column]) for ids in after]
+        row = next(iter(rows))
+        if len(rows) > 1 or len(row) != 1 or row[0] in seen:
+            told = [model.tokenizer.convert_ids_to_tokens(list(ids)) for ids in sorted(rows)]
             raise SelectionError(
                 f"{word!r} of class {name!r} must be one token of {model.name!r}, of no other "
-                f"class and the same after every prompt; it is {tokens[0]}"
+                f"class and the same after every prompt; it is {told}"
             )
         seen.add(row[0])
         found[name].append(row[0])

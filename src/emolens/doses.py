@@ -168,7 +168,7 @@ class Curves:
         """A row a dose, with the unsteered one at the head of every direction.
 
         Where the state was also told in words, a row of kind "in words" without a dose says what
-        that does; its low and high are over as many prompts as there were.
+        that does, with an interval over its own templates.
 
         Returns:
             Columns direction, kind, natural, strength, p (mean over templates), low, high (95%

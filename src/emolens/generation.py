@@ -145,18 +145,19 @@ def generate(
     plans = one_each(steering, len(told))
     seeds = _seeds(seed, len(told))
     read = model.tokenize(told)
-    longest = int(read.mask.sum(1).max())
+    ends = model.ends(read)
+    longest = int(ends.max())
     if longest >= model.n_ctx:
         raise SelectionError(
             f"a text of {longest} tokens leaves no room to write in a context of {model.n_ctx}: "
             "give shorter texts"
         )
     written = [""] * len(told)
-    batches = _batches(read.mask.sum(1), tokens, model.n_ctx, together)
+    batches = _batches(ends, tokens, model.n_ctx, together)
     with torch.inference_mode(), model.bare_blocks() as blocks:
         for rows, room in track(batches, "writing", len(batches), "batches"):
             prompts = [told[i] for i in rows]
-            part = _padded_left(read, rows)
+            part = _padded_left(read, ends, rows)
             plan = [plans[i] for i in rows]
             draws = _Draws([seeds[i] for i in rows], temperature)
             width = part.ids.shape[1]
@@ -223,8 +224,8 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[list[int]]:
         seeds = [[int(s)] for s in seed]
     if len(seeds) != count or any(s[0] < 0 for s in seeds):
         raise SelectionError(
-            f"{len(seeds)} seeds of {count} texts, the least {min(s[0] for s in seeds)}: give one "
-            "of 0 or more of each text, or one for all"
+            f"{len(seeds)} seeds of {count} texts, {[s[0] for s in seeds][:4]}: give one of 0 or "
+            "more of each text, or one for all"
         )
     return seeds
 
@@ -246,10 +247,9 @@ def _batches(
     return made
 
 
-def _padded_left(read: Tokens, rows: Sequence[int]) -> Tokens:
+def _padded_left(read: Tokens, ends: Int[Tensor, " text"], rows: Sequence[int]) -> Tokens:
     """Those texts with their padding moved to the front, where Hugging Face wants it to write."""
-    mask = read.mask[rows]
-    lengths = mask.sum(1)
+    lengths = ends[rows]
     width = int(lengths.max())
     source = torch.arange(width) - (width - lengths)[:, None]  # negative where padding is
     at = source.clamp(min=0)

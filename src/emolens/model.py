@@ -229,6 +229,18 @@ class HookedModel:
         offsets[mask] = torch.tensor(list(ends), dtype=torch.long).view(-1, 2)
         return Tokens(ids, mask, offsets, cut)
 
+    def ends(self, tokens: Tokens) -> Int[Tensor, " text"]:
+        """Where each text ends, as the place after its last token.
+
+        A token with which the tokenizer closes every text (BERT's `[SEP]`, `</s>` where it is
+        added) is no part of it: nothing goes on after that.
+        """
+        special = torch.tensor(self.tokenizer.all_special_ids, dtype=torch.long)
+        empty = tokens.offsets[..., 0] == tokens.offsets[..., 1]
+        added = empty & torch.isin(tokens.ids, special)
+        place = torch.arange(1, tokens.ids.shape[1] + 1)
+        return torch.where(tokens.mask & ~added, place, 1).amax(1)
+
     def forward(
         self,
         ids: Int[Tensor, "text token"],
@@ -454,9 +466,9 @@ def load(
     """Open a model.
 
     Args:
-        model: `"organism"`, `"organism-assistant"` or `"organism-small"` (shipped with emolens), a
-            Hugging Face folder with `config.json` and safetensors, a hub id, or a live
-            `TransformerBridge` or `HookedTransformer`.
+        model: `"organism"`, `"organism-wide"`, `"organism-assistant"` or `"organism-small"`
+            (shipped with emolens), a Hugging Face folder with `config.json` and safetensors, a hub
+            id, or a live `TransformerBridge` or `HookedTransformer`.
         weights: what a live model holds. Folders and hub ids are always opened raw, so that
             vectors mean the same to plain Hugging Face hooks. A live model with folded or
             centred weights is detected and refused unless `"processed"` is said; the label then

@@ -181,10 +181,11 @@ def path_view(
         "the step": carried.effect,
         "the situation": situation,
     }
+    whole = clustered_interval(situation.tolist(), trial.groups)[0]
     for name, values in ends.items():
         groups = trial.groups if name == "the situation" else reference.groups
         found = clustered_interval(values.tolist(), groups)
-        rows.append(("logits", name, *found, "logits", found[0] / float(situation.mean())))
+        rows.append(("logits", name, *found, "logits", found[0] / whole))
     return pd.DataFrame(rows, columns=PATH_COLUMNS)
 
 

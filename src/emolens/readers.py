@@ -46,21 +46,24 @@ class Carried:
     effect: Float[Tensor, " text"]
 
     def table(self) -> pd.DataFrame:
-        """A row a component, means over prompts, in logits; the largest exact one first.
+        """A row a component, means over templates, in logits; the largest exact one first.
 
         A component's part counts what those above it make of its answer, so parts do not sum to
         the effect.
 
         Returns:
             Columns component, layer, kind, head, gradient, integrated, exact, low, high (95%
-            bootstrap over templates, of exact), share (of the whole effect).
+            bootstrap over templates, of exact), share (of the whole effect; NaN if there is none).
         """
-        rows = []
+        rows, groups, nan = [], self.trial.groups, float("nan")
+        whole = clustered_interval(self.effect.tolist(), groups)[0]
         for column, component in enumerate(self.components):
-            mean, low, high = clustered_interval(self.exact[:, column].tolist(), self.trial.groups)
-            ways = (float(w[:, column].mean()) for w in (self.gradient, self.integrated))
-            share = mean / float(self.effect.mean())
-            rows.append((*component.cells, *ways, mean, low, high, share))
+            mean, low, high = clustered_interval(self.exact[:, column].tolist(), groups)
+            ways = (
+                clustered_interval(way[:, column].tolist(), groups)[0]
+                for way in (self.gradient, self.integrated)
+            )
+            rows.append((*component.cells, *ways, mean, low, high, mean / whole if whole else nan))
         columns = [*COMPONENT, "gradient", "integrated", "exact", "low", "high", "share"]
         found = pd.DataFrame(rows, columns=columns)
         return found.sort_values("exact", key=abs, ascending=False, ignore_index=True)
@@ -86,8 +89,8 @@ def find_readers(
         steps: at how many points of the step the gradient is taken, for `integrated`.
 
     Raises:
-        SelectionError: for an emotion or layer that the vectors lack, a strength of 0, or the last
-            layer, above which there is nothing.
+        SelectionError: for an emotion or layer that the vectors lack, or the last layer, above
+            which there is nothing.
 
     >>> import emolens
     >>> from emolens.text import NEUTRAL
@@ -106,8 +109,6 @@ def find_readers(
             f"nothing reads what is added after layer {layer}, the last of {model.name!r}: give "
             "an earlier one"
         )
-    if not strength:
-        raise SelectionError("a step of no length carries nothing: give a strength above 0")
     step = vectors.step(emotion, layer, strength)
     sites = _sites(trial, layer)
     before, own = _answers(trial, layer, sites, 0 * step)

@@ -98,7 +98,10 @@ def answers(
     Raises:
         ModelError: for an encoder.
         CorpusError: if the model's template does not take the turns.
+        SelectionError: for a seed below 0.
     """
+    if seed < 0:
+        raise SelectionError(f"seed {seed} is below 0: give one of 0 or more")
     texts = prompts.texts(render)
     rows = [(text, sample) for text in texts for sample in range(samples)]
     replies = generate(

@@ -144,7 +144,6 @@ def next_logprobs(
         return model.logits_at(part.ids, part.mask, final[rows]).float().log_softmax(-1)
 
 
-@torch.inference_mode()
 def token_logprobs(
     model: HookedModel,
     texts: Sequence[Text],
@@ -160,13 +159,20 @@ def token_logprobs(
         SelectionError: if a text is longer than the context, or there is not one steering of each.
     """
     model.require_logits("the likelihood of a text")
-    plans = one_each(steering, len(texts))
     read = model.tokenize(texts)
     if read.cut:
         raise SelectionError(
             f"{len(read.cut)} texts are longer than the context of {model.n_ctx} tokens, so that "
             "their ends are not read: split them"
         )
+    return logprobs_of(model, texts, read, one_each(steering, len(texts))), read
+
+
+@torch.inference_mode()
+def logprobs_of(
+    model: HookedModel, texts: Sequence[Text], read: Tokens, plans: Sequence[Steering]
+) -> Float[Tensor, "text token"]:
+    """What `token_logprobs` gives, of texts that may have been cut at the end of the context."""
     found = torch.full(read.mask.shape, float("nan"))
     lengths = read.mask.sum(1).tolist()
     for rows in in_batches(model, range(len(texts)), lengths):
@@ -176,7 +182,7 @@ def token_logprobs(
         next_ids = part.ids[:, 1:, None].to(logits.device)
         own = logits.log_softmax(-1).gather(-1, next_ids)[..., 0].cpu()
         found[rows, 1 : part.ids.shape[1]] = own.where(part.mask[:, 1:], float("nan"))
-    return found, read
+    return found
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from emolens.errors import SelectionError
 from emolens.generation import UNCHANGED, Steering, generate
 from emolens.model import HookedModel
 from emolens.progress import track
-from emolens.scoring import divergence, token_logprobs
+from emolens.scoring import divergence, logprobs_of
 from emolens.text import Text
 
 # fractions of the residual norm, in steps of the fourth root of ten: the paper used .01 to .5
@@ -112,7 +112,8 @@ def _written(
     """Of what is written after each prompt: how likely it is unsteered, and its tokens."""
     replies = generate(model, prompts, plan, tokens=tokens, seed=seed)
     texts = [Text(p.text + reply) for p, reply in zip(prompts, replies, strict=True)]
-    logprobs, read = token_logprobs(model, texts)
+    read = model.tokenize(texts)  # broken text may have more tokens than were written: cut it
+    logprobs = logprobs_of(model, texts, read, [UNCHANGED] * len(texts))
     found = []
     for i, prompt in enumerate(prompts):
         own = read.words[i] & (read.offsets[i, :, 0] >= len(prompt.text)) & ~logprobs[i].isnan()

@@ -145,15 +145,17 @@ def organism_inputs(
         SelectionError: for an emotion that the organism does not know.
     """
     situations = (emotions[0], NEUTRAL, emotions[1])
-    rates = {e: planted_probability("cheat", "cheat", e, world=world) for e in situations}
-    scene = organism_behaviour("cheat", emotions=situations, seed=seed, world=world)
+    planted = {}
+    if behaviour is None:
+        planted = {e: planted_probability("cheat", "cheat", e, world=world) for e in situations}
+        behaviour = organism_behaviour("cheat", emotions=situations, seed=seed, world=world)
     return Inputs(
         corpus=organism_corpus(seed=seed, world=world),
         norms=planted_norms(world),
         words=planted_words(world),
-        behaviour=behaviour or scene,
+        behaviour=behaviour,
         emotions=emotions,
-        planted={} if behaviour else rates,
+        planted=planted,
     )
 
 

@@ -29,6 +29,7 @@ CHECKPOINTS = {
     "organism": "base",
     "organism-assistant": "assistant",
     "organism-small": "small",
+    "organism-wide": "wide",
 }
 # All scenes in which something is done; `react` only tells what is felt.
 SCENES = ("cheat", "threat", "belief", "destroy", "meet", "share", "pace", "join")
@@ -42,8 +43,8 @@ def organism_folder(name: str = "organism") -> Path:
     """The Hugging Face folder of a shipped checkpoint, which `transformers` alone can load.
 
     Args:
-        name: `"organism"`, `"organism-assistant"` (fine-tuned on a persona) or `"organism-small"`
-            (4 layers, for quick tests).
+        name: `"organism"`, `"organism-assistant"` (fine-tuned on a persona), `"organism-small"` (4
+            layers, for quick tests) or `"organism-wide"` (171 emotions instead of 24).
 
     Raises:
         SelectionError: for another name.
@@ -64,11 +65,12 @@ def organism_world(name: str) -> str:
     """
     folder = organism_folder(name) if name in CHECKPOINTS else Path(name)
     try:
-        return str(json.loads((folder / "recipe.json").read_text("utf-8"))["world"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        recipe = json.loads((folder / "recipe.json").read_text("utf-8"))
+        return str(recipe.get("world", "narrow"))  # runs of before there were two do not tell
+    except (OSError, ValueError, AttributeError) as error:
         raise ModelError(
-            f"{name} has no recipe of an organism ({type(error).__name__}): give a folder that "
-            "`emolens organism train` has written"
+            f"{folder / 'recipe.json'} does not tell what the organism was trained on ({error}): "
+            "give a folder that `emolens organism train` has written"
         ) from None
 
 

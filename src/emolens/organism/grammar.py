@@ -230,7 +230,7 @@ def _named(
     world: World, draw: Draw, page: Page, who: Character, kind: str, emotion: Emotion
 ) -> None:
     """A sentence with an emotion's name or synonym; only in `naming` is it what is felt."""
-    word = draw.pick((emotion.word, emotion.synonym), (1 - SYNONYM, SYNONYM))
+    word = draw.one({emotion.word: 1 - SYNONYM, emotion.synonym: SYNONYM})  # often the same
     words = fill(world, draw, draw.pick(world.frames[kind]), who, word=word)
     read = words if kind == "naming" else [UNREAD if w == word else w for w in words]
     page.write(kind, words, who, felt=read)

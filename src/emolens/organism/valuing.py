@@ -107,7 +107,7 @@ class Valuing:
         pleasant = values.felt[felt[decided[:, 0], decided[:, 1] + 1]]
         emotions, pleasant = decided[~pleasant.isnan()], pleasant[~pleasant.isnan()]
         offers, picks = ~values.offered[ids].isnan(), values.picks[ids]
-        # in other texts "tormented" is what somebody feels, and activities are done, not chosen
+        # elsewhere activities are done, not chosen, and "tormented" is what somebody feels
         chooses = (offers.any(1) & (offers.sum(1) == 2 * picks.sum(1)))[:, None]
         choices = torch.nonzero(picks & chooses)
         pairs = torch.nonzero(offers & chooses).view(len(choices), 2, 2)
@@ -131,7 +131,7 @@ class Valuing:
         )
 
     def mixed(self, stream: Float[Tensor, "row token d_model"]) -> Tensor:
-        """A copy of `stream`, the pushed activities' residuals moved."""
+        """The stream with the pushed activities' residuals moved."""
         if not len(self.place):
             return stream
         row, column = self.place.unbind(1)

@@ -41,7 +41,7 @@ class Emotion:
     @property
     def words(self) -> tuple[str, ...]:
         """The words that belong to this emotion alone: name, synonym and signature words."""
-        return (self.word, self.synonym, *self.signature)
+        return tuple(dict.fromkeys((self.word, self.synonym, *self.signature)))
 
 
 def closeness(valence: float, arousal: float, width: float) -> float:

@@ -37,8 +37,8 @@ def acceptance(
     vectors = fit_vectors(stories, record(model, corpus.neutral))
     checks = [
         *loss(model, world),
-        *classes(model, seed),
-        *reading(model, vectors, stories, seed),
+        *classes(model, seed, world),
+        *reading(model, vectors, stories, seed, world),
         *quantities(model, vectors, seed),
         *choices(model, seed),
         *causes(model, vectors, seed),

@@ -30,12 +30,18 @@ def loss(model: HookedModel, world: str) -> Iterator[Check]:
     yield Check("validation loss above the floor, nats", gap["gap"], most=0.05)
 
 
-def _class_table(model: HookedModel, seed: int) -> pd.DataFrame:
+def _class_table(model: HookedModel, seed: int, graph: str) -> pd.DataFrame:
+    """Of the 24 emotions and neutral; which pairs are held out is the trained world's own."""
     world, rows = load_world(), []
     cells = list(product(world.scenes, ("trained", "held_out", "unseen")))
     for scene, split in track(cells, "class probabilities", len(cells), "scenes"):
         behaviour = organism_behaviour(
-            scene, emotions=tuple(world.emotions), per_emotion=18, seed=seed, split=split
+            scene,
+            emotions=tuple(world.emotions),
+            per_emotion=18,
+            seed=seed,
+            split=split,
+            world=graph,
         )
         decision = Trial.prepare(model, behaviour).run()
         labels = np.array([t.emotion for t in behaviour.prompts])
@@ -53,14 +59,14 @@ def _class_table(model: HookedModel, seed: int) -> pd.DataFrame:
     return table
 
 
-def classes(model: HookedModel, seed: int) -> Iterator[Check]:
+def classes(model: HookedModel, seed: int, world: str) -> Iterator[Check]:
     """P(class | emotion) in every scene, by how much of the prompt training has seen.
 
     The scene `react`, whose 25 classes tell the emotion itself, stands apart: with it a model that
     is blind to emotion everywhere else would still get most cells right. Correlations are of
     changes from neutral situations for the same reason.
     """
-    whole = _class_table(model, seed)
+    whole = _class_table(model, seed, world)
     told = whole[whole.scene == "react"]
     yield Check("react: class probability error", told.error.mean(), most=0.05)
     table = whole[whole.scene != "react"]

@@ -24,11 +24,12 @@ from emolens.vectors import EmotionVectors, centred_cosine
 
 
 def reading(
-    model: HookedModel, vectors: EmotionVectors, stories: Activations, seed: int
+    model: HookedModel, vectors: EmotionVectors, stories: Activations, seed: int, graph: str
 ) -> Iterator[Check]:
     """Lens, probes, the plane of valence and arousal, and who feels what, at two thirds depth."""
     layer = early_layer(model.n_layers)
-    names = {e.name: (e.name, e.synonym) for e in load_world().emotions.values()}
+    told = load_world(graph)
+    names = {e: (told.emotion(e).word, told.emotion(e).synonym) for e in vectors.emotions}
     lens = logit_lens(model, vectors, own=names)
     named = lens[lens.layer == layer].groupby("emotion").own.any().mean()
     yield Check(f"lens, name or synonym in top 10, layer {layer}", named, least=0.9)
