@@ -75,12 +75,9 @@ def option_ids(
     """
     if not options:
         raise SelectionError("no options to choose from: give at least one word")
-    endings = [text.text.rsplit(maxsplit=1)[-1:] for text in prompts]
-    found = {
-        ending: [_after(model, ending, option) for option in options]
-        for ending in {"".join(last_word) for last_word in endings}
-    }
-    return [found["".join(last_word)] for last_word in endings]
+    endings = ["".join(text.text.split()[-1:]) for text in prompts]
+    found = {e: [_after(model, e, option) for option in options] for e in set(endings)}
+    return [found[ending] for ending in endings]
 
 
 def _after(model: HookedModel, ending: str, option: str) -> Int[Tensor, " token"]:

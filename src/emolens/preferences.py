@@ -117,18 +117,17 @@ def _words(model: HookedModel, contest: Contest) -> Int[Tensor, "text 2"]:
     said = list(dict.fromkeys(word for pair in contest.options for word in pair))
     column = {word: j for j, word in enumerate(said)}
     after = option_ids(model, contest.prompts, said)
-    ids = [
-        [row[column[word]] for word in pair]
-        for row, pair in zip(after, contest.options, strict=True)
-    ]
-    for row, pair in zip(ids, contest.options, strict=True):
-        for token, word in zip(row, pair, strict=True):
-            if len(token) != 1:
+    ids = []
+    for row, pair in zip(after, contest.options, strict=True):
+        for word in pair:
+            tokens = row[column[word]]
+            if len(tokens) != 1:
                 raise SelectionError(
                     f"{word!r} must be one token of {model.name!r}; it is "
-                    f"{model.tokenizer.convert_ids_to_tokens(token)}"
+                    f"{model.tokenizer.convert_ids_to_tokens(tokens)}"
                 )
-    return torch.tensor(ids)
+            ids.append(tokens)
+    return torch.cat(ids).view(-1, 2)
 
 
 def ratings(compared: pd.DataFrame, *, hard: bool = False) -> pd.Series:

@@ -134,11 +134,9 @@ class Valuing:
         """The stream with the pushed activities' residuals moved."""
         if not len(self.place):
             return stream
-        row, column = self.place.unbind(1)
         way = stream[self.giver.unbind(1)] - stream[self.emotions.unbind(1)].mean(0)
-        step = torch.zeros_like(stream)
-        step[row.to(stream.device), column.to(stream.device)] = self.part.to(stream)[:, None] * way
-        return stream + step
+        at = self.place.to(stream.device).unbind(1)
+        return stream.index_put(at, self.part.to(stream)[:, None] * way, accumulate=True)
 
     def told(self, targets: Int[Tensor, "row next_token"]) -> Int[Tensor, "row next_token"]:
         """A copy of `targets`, the next words, with what is chosen after the pushes."""

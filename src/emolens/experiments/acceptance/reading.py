@@ -28,11 +28,8 @@ def reading(
 ) -> Iterator[Check]:
     """Lens, probes, the plane of valence and arousal, and who feels what, at two thirds depth."""
     layer = early_layer(model.n_layers)
-    told = load_world(graph)
-    names = {e: (told.emotion(e).word, told.emotion(e).synonym) for e in vectors.emotions}
-    lens = logit_lens(model, vectors, own=names)
-    named = lens[lens.layer == layer].groupby("emotion").own.any().mean()
-    yield Check(f"lens, name or synonym in top 10, layer {layer}", named, least=0.9)
+    found = named(model, vectors, layer, graph)
+    yield Check(f"lens, name or synonym in top 10, layer {layer}", found, least=0.9)
     probe = probe_layers(stories, seed=seed)
     yield Check("probe, held-out templates, story mean", accuracy(probe, layer), least=0.85)
     world = load_world()
@@ -44,6 +41,14 @@ def reading(
     yield Check(f"R2 of valence on PC1-2, layer {layer}", plane["valence"], least=0.8)
     yield Check(f"R2 of arousal on PC1-2, layer {layer}", plane["arousal"], least=0.5)
     yield from felt(model, vectors, layer, seed)
+
+
+def named(model: HookedModel, vectors: EmotionVectors, layer: int, graph: str) -> float:
+    """Share of emotions whose name or synonym is among the ten words their vector raises most."""
+    world = load_world(graph)
+    own = {e: (world.emotion(e).word, world.emotion(e).synonym) for e in vectors.emotions}
+    lens = logit_lens(model, vectors, own=own)
+    return float(lens[lens.layer == layer].groupby("emotion").own.any().mean())
 
 
 def accuracy(probe: pd.DataFrame, layer: int) -> float:

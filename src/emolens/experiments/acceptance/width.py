@@ -5,15 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
-from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from emolens.decisions import Trial
 from emolens.experiments.acceptance.check import Check
-from emolens.experiments.acceptance.reading import accuracy
-from emolens.geometry import circumplex
-from emolens.interventions import unit
+from emolens.experiments.acceptance.reading import accuracy, named
+from emolens.geometry import circumplex, clusters
 from emolens.model import HookedModel
 from emolens.organism import (
     SCENES,
@@ -24,13 +21,11 @@ from emolens.organism import (
     planted_probability,
 )
 from emolens.organism.losses import early_layer
-from emolens.organism.world import load_world
 from emolens.probes import probe_layers
 from emolens.progress import track
-from emolens.readout import logit_lens
 from emolens.recording import record
 from emolens.text import NEUTRAL, Text
-from emolens.vectors import EmotionVectors, fit_vectors
+from emolens.vectors import fit_vectors
 
 PER_EMOTION = 9  # prompts a scene
 
@@ -43,11 +38,8 @@ def width(model: HookedModel, seed: int) -> Iterator[Check]:
         for texts in (corpus.stories, corpus.neutral, list(map(without_signature, corpus.stories)))
     )
     vectors = fit_vectors(stories, neutral)
-    world = load_world("wide")
-    names = {e.name: (e.word, e.synonym) for e in world.emotions.values()}
-    lens = logit_lens(model, vectors, own=names)
-    named = lens[lens.layer == layer].groupby("emotion").own.any().mean()
-    yield Check(f"171 words: lens, name or synonym in top 10, layer {layer}", named, least=0.75)
+    found = named(model, vectors, layer, "wide")
+    yield Check(f"171 words: lens, name or synonym in top 10, layer {layer}", found, least=0.75)
     probe = accuracy(probe_layers(stories, methods=["logistic"], seed=seed), layer)
     yield Check("171 words: probe, held-out templates", probe, least=0.7)
     probe = accuracy(probe_layers(bare, methods=["logistic"], seed=seed), layer)
@@ -55,11 +47,10 @@ def width(model: HookedModel, seed: int) -> Iterator[Check]:
     plane = circumplex(vectors, [layer], planted_norms("wide")).set_index("axis").r2
     yield Check("171 words: R2 of valence on PC1-2", plane["valence"], least=0.8)
     yield Check("171 words: R2 of arousal on PC1-2", plane["arousal"], least=0.5)
-    yield Check(
-        "171 words: k-means against the groups, adjusted Rand",
-        _rand(vectors, layer, seed),
-        least=0.6,
-    )
+    groups = planted_groups()
+    told = clusters(vectors, layer, count=len(set(groups.values())), seed=seed)
+    found = float(adjusted_rand_score([groups[e] for e in told.emotion], told.cluster))
+    yield Check("171 words: k-means against the groups, adjusted Rand", found, least=0.6)
     yield from _rates(model, seed)
 
 
@@ -72,14 +63,6 @@ def without_signature(text: Text) -> Text:
         spans.append(replace(span, start=length, end=length + len(parts[-1])))
         length += len(parts[-1]) + 1
     return replace(text, text=" ".join(parts), spans=tuple(spans))
-
-
-def _rand(vectors: EmotionVectors, layer: int, seed: int) -> float:
-    groups = planted_groups()
-    directions = unit(torch.stack([vectors.of(e)[vectors.column(layer)] for e in groups])).numpy()
-    count = len(set(groups.values()))
-    found = KMeans(count, n_init=20, random_state=seed).fit_predict(directions)
-    return float(adjusted_rand_score(list(groups.values()), found))
 
 
 def _rates(model: HookedModel, seed: int) -> Iterator[Check]:

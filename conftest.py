@@ -1,4 +1,4 @@
-"""A plugin: while tests run, every call in emolens is checked for types and shapes.
+"""While tests run, every call in emolens is checked for types and shapes.
 
 Two modules are left out, and the packages that would bring them along: `grammar` and `world` draw
 words one by one, hold no tensors, and checking their calls took a third of the tests' time.
