@@ -6,12 +6,31 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core, and their notebooks and commands
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+# `grammar` and `world` draw words one by one and hold no tensors; checking their calls took a third
+# of the tests' time. The packages would bring them along.
+UNCHECKED = {"emolens", "emolens.organism", "emolens.organism.grammar", "emolens.organism.world"}
+
+
+def checked_modules():
+    """All other modules, found without importing any, whose calls are checked as tests run."""
+    root = Path(find_spec("emolens").submodule_search_locations[0])
+    found = set()
+    for file in root.rglob("*.py"):
+        parts = ("emolens", *file.relative_to(root).with_suffix("").parts)
+        found.add(".".join(parts).removesuffix(".__init__"))
+    return sorted(found - UNCHECKED)
+
+
+install_import_hook(checked_modules(), "beartype.beartype")
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("tests")
