@@ -5,6 +5,7 @@ python3 bootstrap.py test [options]        set up, run the whole test suite
 python3 bootstrap.py nightly [options]     set up, run the long tests (slow, peers, real), and
                                            10,000 damaged files for every reader
 python3 bootstrap.py lint                  set up, lint, types and import contract
+python3 bootstrap.py docs                  set up, build the documentation into site/
 python3 bootstrap.py contract              set up a second environment with TransformerLens 3.9 and
                                            run the model-contract tests there
 """
@@ -105,6 +106,8 @@ def main() -> int:
     if job == "nightly":
         os.environ.setdefault("EMOLENS_FUZZ_EXAMPLES", "10000")
         return run(set_up(ROOT / ".venv"), "pytest", "-m", NIGHTLY, *rest)
+    if job == "docs":
+        return run(set_up(ROOT / ".venv"), "mkdocs", "build", "--strict", *rest)
     if job == "contract":
         python = set_up(ROOT / ".venv-tl3", OLD_HOST)
         return run(python, "pytest", *EVERY_CORE, "-m", "contract", "tests", *rest)

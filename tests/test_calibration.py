@@ -184,7 +184,7 @@ def test_a_scorecard_is_saved_and_drawn(done, tmp_path):
     done.save(tmp_path)
     write_calibration(done, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert '"mark"' in page.split('vegaEmbed("#chart-')[1]
+    assert '"mark"' in page.split('id="spec-1-1">')[1]
     assert page.count("shuffled") > 8  # in the chart's data and in the table
     assert "http://" not in page.split("<script")[0]
     assert json.loads((tmp_path / "calibration.json").read_text())["schema"] == 1

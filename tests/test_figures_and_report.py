@@ -2,14 +2,21 @@
 
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
+from html import unescape
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 import vl_convert
 
 from emolens import figures
-from emolens.report import Section, write_report
+from emolens.errors import SelectionError
+from emolens.report import Exhibit, Section, TokenView, write_report, write_tables
+from emolens.report.safe import data_island
 
 EVIL = "<script>alert(1)</script>"
 
@@ -181,37 +188,100 @@ def test_in_a_notebook_a_chart_is_both_live_and_a_picture(dose):
     assert any(k.startswith("application/vnd.vegalite") for k in bundle)
 
 
-@pytest.fixture
-def page(tmp_path, dose):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, dose):
+    path = tmp_path_factory.mktemp("report") / "r.html"
     table = pd.DataFrame({"emotion": [EVIL, *["calm"] * 40], "p": [0.123456, *[float("nan")] * 40]})
     evil_dose = dose.assign(direction=EVIL, kind=EVIL)
+    picture, other = figures.dose_response(evil_dose, EVIL), figures.dose_response(dose, "cheat")
+    view = TokenView(EVIL, [EVIL, "\u202egood"], torch.tensor([[1.0], [-2.0]]), [EVIL])
     sections = [
-        Section(EVIL, EVIL, figures.dose_response(evil_dose, EVIL), table, "steering"),
-        Section("Second", "text", figures.dose_response(dose, "cheat")),
+        Section(EVIL, EVIL, [Exhibit(EVIL, picture, table, "a b/steering")], details={EVIL: EVIL}),
+        Section("Second", "text", [Exhibit(chart=other), Exhibit(tokens=[view, view])]),
         Section("Lens", "", not_applicable=f"an encoder {EVIL}"),
     ]
-    write_report(tmp_path / "r.html", title=EVIL, facts={"model": EVIL}, sections=sections)
-    return (tmp_path / "r.html").read_text("utf-8")
+    summary = pd.DataFrame({"experiment": ["Second", EVIL], "verdict": ["failed", EVIL]})
+    write_report(
+        path, title=EVIL, facts={"model": f"{EVIL}\u202e"}, sections=sections, summary=summary
+    )
+    return path.read_text("utf-8")
 
 
 def test_nothing_a_model_or_corpus_wrote_reaches_the_page_unescaped(page):
     assert EVIL not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "\\u003cscript\\u003ealert(1)" in page
+    assert "\u202e" not in page
+    assert page.count("\u2039U+202E\u203a") == 6  # two strips, two views, and a fact twice
 
 
-def test_the_page_fetches_nothing_and_holds_the_drawing_library_once(page):
+def test_the_page_fetches_nothing_and_holds_each_library_once(page):
     assert re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page) == []
     assert "<link" not in page
-    assert page.count('vegaEmbed("#chart-') == 2
-    assert len(page) < 2_000_000
+    assert page.count("var CircuitsVis=") == 1
+    assert page.count('class="scroll chart"') == 2
+    assert len(page) < 2_500_000
+
+
+def test_only_scripts_of_the_page_itself_may_run(page):
+    policy = unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1])
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+    run = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    allowed = [b64encode(sha256(s.encode()).digest()).decode() for s in run]
+    assert len(run) == 3
+    assert re.findall(r"'sha256-([^']+)'", policy) == allowed
 
 
 def test_what_does_not_apply_is_said_and_tables_are_cut_with_notice(page):
     assert "Not applicable: an encoder &lt;script" in page
     assert "the first 30 of 41 rows here" in page
     assert "0.123" in page
+    assert 'href="tables/a%20b/steering.csv"' in page
     assert "nothing here shows that a model feels anything" in page
+
+
+def test_the_summary_leads_to_the_sections_and_says_verdicts_in_words(page):
+    row = re.search(r'<th scope="rowgroup"[^>]*><a href="#part-2">Second</a>(.*?)</tr>', page, re.S)
+    assert '<span class="badge failed"><span aria-hidden="true">!</span> failed</span>' in row[1]
+    assert page.count('<th scope="col">') == 4
+
+
+def test_a_part_that_failed_is_not_called_inapplicable(tmp_path):
+    part = Section("Lens", verdict="failed", not_applicable="it stopped: out of memory")
+    write_report(tmp_path / "r.html", title="t", facts={}, sections=[part])
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "Failed: it stopped: out of memory" in page
+    assert "Not applicable" not in page
+
+
+def test_specs_are_compact_and_hold_no_more_than_four_digits():
+    island = data_island({"a": [1 / 3, 2.0, float("nan"), 12345.678, "x\x1b"], "b": True})
+    assert json.loads(island) == {"a": [0.3333, 2, None, 12350, "x\u2039U+001B\u203a"], "b": True}
+    assert " " not in island
+
+
+def test_a_tables_file_may_stand_in_a_folder(tmp_path):
+    write_tables(tmp_path, {"lens/words.of": pd.DataFrame({"a": [1]})})
+    assert pd.read_csv(tmp_path / "tables/lens/words.of.csv").a.tolist() == [1]
+    assert pd.read_parquet(tmp_path / "tables/lens/words.of.parquet").a.tolist() == [1]
+
+
+def test_colours_of_tokens_are_scaled_to_the_99th_percentile_over_all_names():
+    values = torch.linspace(-1, 1, 202).reshape(101, 2)
+    values[0, 1] = float("nan")
+    view = TokenView("ramp", [f"w{i}" for i in range(101)], values, ["calm", "sad"])
+    expected = np.nanquantile(values.abs().numpy(), 0.99)
+    assert view.unit == pytest.approx(expected)
+    assert json.loads(view.properties)["values"][1][0] == pytest.approx(
+        float(values[1, 0]) / expected, rel=1e-3
+    )
+    assert [level for _, level, _ in view.strip][::25] == ["n10", "n5", "", "p5", "p10"]
+
+
+def test_a_token_view_wants_one_value_for_each_token_and_name():
+    with pytest.raises(SelectionError, match=r"values have shape \(2, 1\), .* are \(1, 1\)"):
+        TokenView("x", ["a"], torch.zeros(2, 1), ["calm"])
 
 
 def curve_rows(tasks=()):
@@ -282,3 +352,143 @@ def test_preferences_name_every_emotion():
     spec = figures.preferences(table).to_dict()
     assert marks(spec) == ["circle", "text"]
     assert {row["name"] for row in next(iter(spec["datasets"].values()))} == {"happy", "sad"}
+
+
+def labels(spec, mark):
+    """What every mark of a kind says of its row, as drawn."""
+    svg = vl_convert.vegalite_to_svg(json.dumps(spec, allow_nan=False))
+    return re.findall(
+        rf'aria-roledescription="{mark}"[^>]*aria-label="([^"]*)"', svg
+    ) or re.findall(rf'aria-label="([^"]*)"[^>]*aria-roledescription="{mark}"', svg)
+
+
+def cells(names, layers=(0,)):
+    rows = [
+        (layer, a, b, np.nan if (i, j) == (0, 1) else (layer + 1) * (i - j) / 8)
+        for layer in layers
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "emotion", "other", "cosine"])
+
+
+def test_a_grid_draws_every_cell_that_was_measured_in_order_of_appearance():
+    spec = figures.grid(
+        cells(["sad", "calm", "afraid"]), row="emotion", column="other", value="cosine"
+    ).to_dict()
+    drawn = labels(spec, "rect mark")
+    assert len(drawn) == 8
+    assert "column: sad; row: afraid; cosine: 0.25; emotion: afraid; other: sad" in drawn
+    assert spec["encoding"]["y"]["sort"] == ["sad", "calm", "afraid"]
+    assert spec["encoding"]["color"]["scale"]["domain"] == [-0.25, 0.25]
+    assert [t["title"] for t in spec["encoding"]["tooltip"]] == ["emotion", "other", "cosine"]
+
+
+def test_a_grids_slider_begins_at_two_thirds_and_picks_one_layer():
+    table = cells(["sad", "calm"], layers=range(0, 14, 2))
+    made = figures.grid(table, row="emotion", column="other", value="cosine", slider="layer")
+    spec = made.to_dict()
+    (slider,) = spec["params"]
+    assert slider["value"] == 8
+    assert {**slider["bind"], "name": ""} == {
+        "input": "range",
+        "min": 0,
+        "max": 12,
+        "step": 2,
+        "name": "",
+    }
+    assert "column: sad; row: calm; cosine: 1.125; emotion: calm; other: sad" in labels(
+        spec, "rect mark"
+    )
+    slider["value"] = 0
+    assert "column: sad; row: calm; cosine: 0.125; emotion: calm; other: sad" in labels(
+        spec, "rect mark"
+    )
+
+
+def test_a_grid_of_all_emotions_is_small_and_of_few_is_readable():
+    many = figures.grid(
+        cells([f"e{i}" for i in range(171)]), row="emotion", column="other", value="cosine"
+    ).to_dict()
+    few = figures.grid(
+        cells(list("abcd")), row="emotion", column="other", value="cosine", limit=1.0
+    ).to_dict()
+    assert len(data_island(many)) < 250_000
+    assert many["usermeta"]["embedOptions"]["renderer"] == "canvas"
+    assert (many["width"], few["width"]) == (620, 144)
+    assert few["encoding"]["color"]["scale"]["domain"] == [-1, 1]
+
+
+def test_a_grid_refuses_two_values_of_one_cell():
+    twice = pd.concat([cells(["a"]), cells(["a"])])
+    with pytest.raises(SelectionError, match="a pair of emotion and other occurs twice"):
+        figures.grid(twice, row="emotion", column="other", value="cosine")
+
+
+def points(count):
+    x = np.arange(count) - 3.0
+    table = pd.DataFrame({"r": x, "rise": 2 * x + 100, "word": [f"w{i}" for i in range(count)]})
+    table.loc[1, "r"] = np.nan
+    return table
+
+
+def test_a_scatter_has_names_a_trend_and_a_zero_line_where_values_cross_it():
+    spec = figures.scatter(points(8), x="r", y="rise", label="word").to_dict()
+    assert marks(spec) == ["line", "rule", "circle", "text"]
+    assert spec["layer"][0]["transform"] == [{"on": "x", "regression": "y"}]
+    drawn = labels(spec, "circle")
+    assert len(drawn) == len(spec["datasets"][spec["layer"][-1]["data"]["name"]]) == 7
+    assert "r: \u22123; rise: 94; word: w0" in drawn or "r: -3; rise: 94; word: w0" in drawn
+    assert "text" not in marks(figures.scatter(points(80), x="r", y="rise", label="word").to_dict())
+
+
+def test_bars_are_sorted_with_intervals_and_grey_controls():
+    table = pd.DataFrame(
+        {
+            "way": ["a", "random", "b", "lost"],
+            "p": [0.2, 0.3, 0.7, np.nan],
+            "low": [0.1, 0.2, np.nan, np.nan],
+            "high": [0.3, 0.4, np.nan, np.nan],
+            "kind": ["emotion", "control", "emotion", "emotion"],
+        }
+    )
+    chart = figures.bars(
+        table, name="way", value="p", low="low", high="high", kind="kind", baseline=0.25
+    )
+    spec = chart.to_dict()
+    bar = spec["layer"][0]
+    assert bar["encoding"]["y"]["sort"] == ["b", "random", "a", "lost"]
+    assert bar["encoding"]["x2"] == {"datum": 0.25}
+    svg = vl_convert.vegalite_to_svg(spec)
+    assert svg.count(f'fill="{figures.RANDOM}"') == 1
+    assert svg.count(f'fill="{figures.SKY}"') == 2
+    assert len(labels(spec, "rule mark")) == 3
+
+
+def test_lines_keep_controls_below_and_out_of_the_legend():
+    rows = [
+        (task, name, "control" if name == "random" else "emotion", x, x / 4, 0.0, 1.0)
+        for task in ("threat", "cheat")
+        for name in ("random", "calm", "sad")
+        for x in range(4)
+    ]
+    columns = ["task", "name", "kind", "layer", "p", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.loc[table.name.eq("calm") & table.layer.eq(2), ["p", "low", "high"]] = np.nan
+    same = {"x": "layer", "y": "p", "name": "name", "kind": "kind", "low": "low", "high": "high"}
+    one = figures.lines(table[table.task == "threat"], **same, ordinal=True).to_dict()
+    assert marks(one) == ["line", "area", "line"]
+    assert one["layer"][0]["mark"]["color"] == figures.RANDOM
+    assert one["layer"][-1]["encoding"]["color"]["scale"]["domain"] == ["calm", "sad"]
+    assert len(labels(one, "point")) == 7  # of eight: one is missing
+    panels = figures.lines(table, **same, facet="task", columns=2).to_dict()
+    assert panels["facet"]["sort"] == ["threat", "cheat"]
+    assert panels["columns"] == 2
+
+
+def test_more_curves_than_colours_differ_in_their_dashes():
+    names = [f"e{i}" for i in range(14)]
+    table = pd.DataFrame({"layer": [0] * 14, "r": 0.5, "name": names})
+    encoding = figures.lines(table, x="layer", y="r", name="name").to_dict()["layer"][0]["encoding"]
+    ranges = (encoding[k]["scale"]["range"] for k in ("color", "strokeDash"))
+    assert len({(colour, tuple(dash)) for colour, dash in zip(*ranges, strict=True)}) == 14

@@ -146,6 +146,7 @@ PUBLIC = [
     "rsa",
     "run_changed",
     "save_gguf",
+    "score_corpus",
     "share_along",
     "shuffled",
     "side_effects",
@@ -199,7 +200,9 @@ def test_importing_emolens_loads_nothing_heavy():
     ("words", "said"),
     [
         ([], "Find emotion directions"),
-        (["reproduce"], "Out: report.html, summary.json"),
+        (["reproduce"], "Out: report.html with a verdict on each of the paper"),
+        (["compare"], "two or more folders of results"),
+        (["score-corpus"], "The same command goes on after a stop"),
         (["calibrate"], "Out: report.html, calibration.json"),
         (["geometry"], "none of which holds a value of your norms"),
         (["organism", "train"], "Out: a Hugging Face folder"),

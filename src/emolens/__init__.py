@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         bundled_dialogues as bundled_dialogues,
         evaluation_set as evaluation_set,
     )
+    from emolens.curation import score_corpus as score_corpus
     from emolens.decisions import Trial as Trial
     from emolens.dialogue import chat as chat
     from emolens.doses import (
@@ -342,6 +343,7 @@ _ROOMS = {
     "rsa": "geometry",
     "run_changed": "sharing",
     "save_gguf": "exchange",
+    "score_corpus": "curation",
     "share_along": "attribution",
     "shuffled": "controls",
     "side_effects": "ablation",

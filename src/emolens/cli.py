@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -77,6 +77,10 @@ def reproduce(
     model: Annotated[
         str, typer.Option(help="'organism', a Hugging Face folder with safetensors, or a hub id.")
     ] = "organism",
+    experiments: Annotated[
+        str | None,
+        typer.Option(help="For example main,lens,scenarios (default: the main job and all)."),
+    ] = None,
     stories: Annotated[
         Path | None,
         typer.Option(
@@ -88,6 +92,14 @@ def reproduce(
         Path | None,
         typer.Option(help="JSONL of neutral texts, if no neutral*.jsonl is with the stories."),
     ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of your own evaluation sets, named as the bundled ones."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="The model it was tuned from (default: the organism's own base)."),
+    ] = None,
     behaviour: Annotated[
         Path | None,
         typer.Option(help="JSON: name, target, classes, prompts; the organism has its own."),
@@ -95,55 +107,99 @@ def reproduce(
     emotions: Annotated[
         str, typer.Option(help="The emotion to raise the behaviour with and the one to lower it.")
     ] = "desperate,calm",
-    layers: Annotated[str | None, typer.Option(help="For example 0,2-4 (default: all)")] = None,
-    vectors: Annotated[
-        Path | None, typer.Option(help="Vectors saved before, instead of fitting them.")
+    layers: Annotated[
+        str | None, typer.Option(help="Of the main job, for example 0,2-4 (default: all)")
     ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Vectors saved before, for the main job alone.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what would be computed and stop.")
+    ] = False,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find, localise, steer, ablate and attribute emotion directions; leave one report.
+    """Find, localise, steer, ablate and attribute emotion directions; redo the paper's figures.
 
     In: a model and, unless the bundled ones will do, stories labelled with emotions and neutral
-    texts. Out: report.html, summary.json, tables/*.csv and *.parquet, vectors.safetensors.
+    texts. Out: report.html with a verdict on each of the paper's claims, results.json,
+    summary.json, tables/*.csv and *.parquet, vectors.safetensors. The same command goes on with a
+    run that was stopped; exit status 1 if an experiment failed.
     """
     from emolens.behaviour import load_behaviour
-    from emolens.corpus import load_corpus
-    from emolens.corpus.bundled import bundled_corpus
-    from emolens.experiments import reproduce as job
-    from emolens.experiments.report import write_reproduction
-    from emolens.model import load
-    from emolens.organism import CHECKPOINTS, organism_world
+    from emolens.experiments import orders, reproduce as job, whole
     from emolens.vectors import load_vectors
 
     pair, chosen = parse_pair(emotions), parse_layers(layers)
+    main, named = whole.parse_experiments(experiments, given=vectors is not None)
     if neutral and not stories:
         raise SelectionError("--neutral goes with --stories: the bundled ones have neutral texts")
-    decision = load_behaviour(behaviour) if behaviour else None
     if out is not None:
         job.prepare_folder(out)
-    if model in CHECKPOINTS and stories is None:
-        inputs = job.organism_inputs(
-            emotions=pair, behaviour=decision, seed=seed, world=organism_world(model)
-        )
-    else:
-        corpus = load_corpus(stories, neutral=neutral) if stories else bundled_corpus()
-        inputs = job.corpus_inputs(corpus, decision, pair)
+    decision = load_behaviour(behaviour) if behaviour else None
     fitted = load_vectors(vectors) if vectors else None
-    hooked = load(model, device=device)
+    study, inputs = orders.prepared(
+        model, stories, neutral, texts, base, decision, pair, seed=seed, device=device
+    )
+    hooked = study.model
     folder = out or job.prepare_folder(
         job.output_folder(hooked.name, hooked.fingerprint, inputs, chosen, seed, str(vectors))
     )
-    done = job.reproduce(hooked, inputs, layers=chosen, vectors=fitted, seed=seed)
-    done.save(folder)
-    write_reproduction(done, folder / "report.html")
-    if as_json:
-        typer.echo((folder / "summary.json").read_text("utf-8"), nl=False)
+    order = whole.Order(study, inputs, main, named, chosen, fitted)
+    cost = order.plan(folder)
+    if explain:
+        typer.echo(cost.to_json(orient="records") if as_json else cost.to_string(index=False))
         return
-    typer.echo(repr(done))
+    if named and not as_json:
+        typer.echo(cost.to_string(index=False), err=True)
+    done, results = whole.carry_out(order, folder)
+    _tell(done, results, folder, as_json)
+    raise typer.Exit(1 if results.failed else 0)
+
+
+def _tell(done: Any, results: Any, folder: Path, as_json: bool) -> None:
+    """What a reproduction found: a line an experiment, or one JSON object."""
+    card = json.loads(results.to_json()) if results.outcomes else {}
+    summary = json.loads((folder / "summary.json").read_text("utf-8")) if done else {}
+    if as_json:
+        typer.echo(json.dumps(card | summary))
+        return
+    for part in (done, results):
+        if part:
+            typer.echo(repr(part))
+    if results.failed:
+        typer.echo(f"failed: {', '.join(results.failed)}; the same command tries them again")
     typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="What `emolens reproduce --out` left for each model.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what comes out (default: emolens-out/compare-<hash>)"),
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Hold models, sizes, families or checkpoints side by side: verdicts, numbers, geometry.
+
+    In: two or more folders of results. Out: report.html, comparison.json, parity.md (the paper's
+    figures with each model's verdict), tables.
+    """
+    from emolens.experiments.compare import compare_models
+    from emolens.experiments.reproduce import output_folder, prepare_folder
+
+    done = compare_models(folders, seed=seed)
+    folder = prepare_folder(out or output_folder("compare", [str(f) for f in folders], seed))
+    done.save(folder)
+    typer.echo(done.to_json() if as_json else repr(done))
+    if not as_json:
+        typer.echo(f"report: {folder / 'report.html'}")
 
 
 @app.command()
@@ -273,6 +329,91 @@ def sweep(
     typer.echo(json.dumps(done.summary) if as_json else repr(done))
     if not as_json:
         typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command("score-corpus")
+def score_corpus(
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="File or folder of .jsonl, .jsonl.gz or .parquet, a folder of datasets' "
+            "save_to_disk, or the id of a dataset on the Hub, which is streamed."
+        ),
+    ],
+    vectors: Annotated[Path, typer.Option(help="Vectors of this model, saved by emolens.")],
+    model: Annotated[
+        str, typer.Option(help="'organism', a Hugging Face folder with safetensors, or a hub id.")
+    ] = "organism",
+    layer: Annotated[
+        int | None, typer.Option(help="Default: two thirds through the layers of the file.")
+    ] = None,
+    kind: Annotated[
+        Literal["centred", "cosine", "projection", "z"],
+        typer.Option(help="Of readout; z against 1,000 documents drawn from the corpus."),
+    ] = "centred",
+    positions: Annotated[
+        Literal["all", "story", "last"],
+        typer.Option(help="Tokens that are read, special ones never."),
+    ] = "all",
+    window: Annotated[
+        int, typer.Option(help="Tokens of the window whose highest mean is told.", min=1)
+    ] = 20,
+    emotions: Annotated[str | None, typer.Option(help="happy,calm,on edge (default: all)")] = None,
+    text_field: Annotated[str, typer.Option(help="Name of the field of the text.")] = "text",
+    id_field: Annotated[str, typer.Option(help="Of the document's name; it may be missing.")] = (
+        "id"
+    ),
+    split: Annotated[str, typer.Option(help="Of a dataset that has several.")] = "train",
+    subset: Annotated[
+        str | None, typer.Option(help="Of a dataset on the Hub that has several.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Read no more rows than this.", min=1)] = None,
+    top: Annotated[
+        int, typer.Option(help="Documents at each end of each emotion's ranking.", min=1)
+    ] = 20,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the documents of a corpus by their emotional content, for curating training data.
+
+    In: a corpus of any size and vectors. Out: scores.parquet (a row a document), ranking.csv,
+    spread.csv, skipped.csv, report.html, summary.json. The same command goes on after a stop.
+    """
+    from emolens import positions as rules
+    from emolens.curation import score_corpus as job
+    from emolens.experiments.curation import write_ranking
+    from emolens.experiments.reproduce import output_folder
+    from emolens.model import load
+    from emolens.vectors import load_vectors
+
+    known = {"all": rules.everything, "story": rules.story, "last": rules.last}
+    fitted, hooked = load_vectors(vectors), load(model, device=device)
+    names = [e.strip() for e in emotions.split(",")] if emotions else None
+    asked = (corpus, split, subset, text_field, layer, kind, positions, window, names)
+    done = job(
+        hooked,
+        fitted,
+        corpus,
+        out or output_folder(hooked.name, "scores", hooked.fingerprint, str(vectors), *asked),
+        layer=layer,
+        kind=kind,
+        positions=known[positions],
+        window=window,
+        emotions=names,
+        text_field=text_field,
+        id_field=id_field,
+        split=split,
+        subset=subset,
+        limit=limit,
+        top=top,
+        seed=seed,
+    )
+    write_ranking(done, done.folder / "report.html")
+    typer.echo(json.dumps(done.summary) if as_json else repr(done))
+    if not as_json:
+        typer.echo(f"report: {done.folder / 'report.html'}")
 
 
 @organism_app.command()

@@ -1,10 +1,13 @@
 """Tidy table to chart. Figures select rows and draw them; they compute nothing."""
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import altair as alt
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from emolens.errors import SelectionError
 
 WIDTH, HEIGHT = 520, 300
 SMALL_WIDTH, SMALL_HEIGHT = 200, 150
@@ -31,6 +34,10 @@ DOSE_NOTE = (
     "grey: directions of nothing, as long as the first emotion's step; dashed: told in words"
 )
 LEAST_SHOWN = 1e-4  # on a logarithm; what is less is drawn there
+LABELLED_POINTS = 60
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
+SIDE, LARGEST_CELL = 620.0, 36
+CANVAS = {"embedOptions": {"renderer": "canvas"}}
 CALIBRATION_NOTE = "dark ticks: a perfect method; bars: 95% intervals"
 
 
@@ -61,9 +68,12 @@ def _emotion_colours(emotions: Sequence[str]) -> list[str]:
 
 
 def _colour(names: Sequence[str], title: str, colours: Sequence[str]) -> alt.Color:
-    scale = alt.Scale(domain=list(names), range=list(colours))
     legend = alt.Legend(symbolOpacity=1, symbolType="circle")
-    return alt.Color("name:N", title=title, scale=scale, legend=legend)
+    return alt.Color("name:N", title=title, scale=_palette(names, colours), legend=legend)
+
+
+def _palette(names: Sequence[str], colours: Sequence[str]) -> alt.Scale:
+    return alt.Scale(domain=list(names), range=list(colours))
 
 
 def _note(text: str) -> alt.TitleParams:
@@ -179,25 +189,8 @@ def similarity_map(similarity: pd.DataFrame) -> alt.TopLevelMixin:
     Args:
         similarity: columns emotion_a, emotion_b, cosine, order_a, order_b.
     """
-    order = similarity.drop_duplicates("emotion_a").sort_values("order_a").emotion_a.tolist()
-    many = len(order) > MANY_EMOTIONS
-    size = min(620, 18 * len(order))
-    axis = alt.Axis(labels=not many, ticks=not many, labelFontSize=min(10, size // len(order)))
-    pairs = similarity.assign(cosine=similarity.cosine.round(4))
-    chart = (
-        alt.Chart(_rows(pairs, ("emotion_a", "emotion_b", "cosine")))
-        .mark_rect()
-        .encode(
-            alt.X("emotion_b:N", sort=order, title="", axis=axis),
-            alt.Y("emotion_a:N", sort=order, title="", axis=axis),
-            alt.Color("cosine:Q", scale=alt.Scale(scheme="redblue", domain=[-1, 1], reverse=True)),
-            tooltip=_tip(("emotion_a", "emotion_b"), ("cosine",)),
-        )
-    )
-    if many:
-        # tens of thousands of cells: one canvas, where an element each would make a page slow
-        chart = chart.properties(usermeta={"embedOptions": {"renderer": "canvas"}})
-    return _finish(chart.properties(width=size, height=size))
+    ordered = similarity.sort_values(["order_a", "order_b"])
+    return grid(ordered, row="emotion_a", column="emotion_b", value="cosine", limit=1.0)
 
 
 def circumplex(pca: pd.DataFrame) -> alt.TopLevelMixin:
@@ -221,8 +214,10 @@ def circumplex(pca: pd.DataFrame) -> alt.TopLevelMixin:
     points = base.mark_circle(size=30 if many else 90, stroke="#777777", strokeWidth=0.6, opacity=1)
     known = points.transform_filter("isValid(datum.valence)").encode(color=valence)
     unknown = points.transform_filter("!isValid(datum.valence)").encode(color=alt.value(RANDOM))
+    rated = pca.valence.notna()  # a layer without points would make Vega warn
+    layers = [known] * bool(rated.any()) + [unknown] * (not rated.all())
     names = base.mark_text(dy=-6 if many else -10, fontSize=8 if many else 11, color="#222222")
-    drawn = known + unknown + names.encode(text="emotion:N")
+    drawn = alt.layer(*layers, names.encode(text="emotion:N"))
     width, height = (740, 640) if many else (WIDTH + 60, HEIGHT + 100)
     return _finish(drawn.properties(width=width, height=height))
 
@@ -753,6 +748,349 @@ def calibration(methods: pd.DataFrame) -> alt.TopLevelMixin:
     measures = methods.measure.unique().tolist()
     facets = drawn.facet(alt.Facet("measure:N", sort=measures, header=header), columns=2)
     return _finish(facets.resolve_scale(x="independent").properties(title=_note(CALIBRATION_NOTE)))
+
+
+def grid(
+    table: pd.DataFrame,
+    *,
+    row: str,
+    column: str,
+    value: str,
+    slider: str | None = None,
+    limit: float | None = None,
+    note: str = "",
+) -> alt.TopLevelMixin:
+    """Heat map in diverging colours, symmetric about 0; hover for both names and the value.
+
+    Args:
+        table: tidy, one row a cell; a cell without a row or a value stays empty.
+        row: column whose values stand down the side, in order of first appearance.
+        column: the same along the bottom. Above 60, names are left to hovering.
+        value: column that is coloured.
+        slider: integer column, usually the layer; an input below the map picks what is shown,
+            at first two thirds of the way up.
+        limit: where colours end; the largest absolute value if not given.
+        note: a line above the picture.
+
+    Raises:
+        SelectionError: where a cell has several rows.
+
+    >>> cells = pd.DataFrame({"a": ["x", "x"], "b": ["x", "y"], "cosine": [1.0, -0.5]})
+    >>> grid(cells, row="a", column="b", value="cosine").to_dict()["mark"]["type"]
+    'rect'
+    """
+    rows, columns = table[row].unique().tolist(), table[column].unique().tolist()
+    parts, many = [slider] if slider else [], len(rows) * len(columns) > MANY_EMOTIONS**2
+    if table.duplicated([*parts, row, column]).any():
+        raise SelectionError(f"grid: a pair of {row} and {column} occurs twice; select one of each")
+    largest = table[value].abs().max()
+    limit = limit or (float(largest) if largest > 0 else 1.0)
+    scale = alt.Scale(scheme="redblue", domain=[-limit, limit], reverse=True, clamp=True)
+    tip = [alt.Tooltip("row:N", title=row), alt.Tooltip("column:N", title=column)]
+    chart = (
+        _cells(table, [*parts, row], column, value)
+        .mark_rect(aria=not many)  # nobody listens to thousands of cells
+        .encode(
+            _names(alt.X, "column", columns),
+            _names(alt.Y, "row", rows),
+            alt.Color("value:Q", title=value, scale=scale),
+            tooltip=[*tip, alt.Tooltip("value:Q", title=value, format=".4~g")],
+        )
+        .properties(width=_side(columns), height=_side(rows), title=_note(note))
+    )
+    if slider:
+        chart = chart.add_params(_slider(sorted(table[slider].unique().tolist()), slider))
+    if many:
+        # tens of thousands of cells: one canvas, where an element each would make a page slow
+        chart = chart.properties(usermeta=CANVAS)
+    return _finish(chart)
+
+
+def _cells(table: pd.DataFrame, keys: list[str], column: str, value: str) -> alt.Chart:
+    """A list of values for each row, unfolded when drawn: a tenth of the size of a row a cell."""
+    wide = table.pivot(index=keys, columns=column, values=value)
+    ordered = table[keys].drop_duplicates()
+    index = pd.MultiIndex.from_frame(ordered) if keys[1:] else ordered[keys[0]]
+    wide = wide.reindex(index=index, columns=table[column].unique())
+    values = wide.astype(object).where(wide.notna(), None).to_numpy().tolist()
+    parts = ordered[keys[0]].tolist() if keys[1:] else [0] * len(ordered)
+    data = [
+        {"row": str(name), "part": part, "value": own}
+        for name, part, own in zip(ordered[keys[-1]], parts, values, strict=True)
+    ]
+    names = [{"at": i + 1, "column": str(name)} for i, name in enumerate(wide.columns)]
+    chart = alt.Chart(alt.InlineData(values=data))
+    if keys[1:]:
+        chart = chart.transform_filter("datum.part == shown")
+    return (
+        chart.transform_flatten(["value"])
+        .transform_window(at="row_number()", groupby=["row"])
+        .transform_lookup("at", alt.LookupData(alt.InlineData(values=names), "at", ["column"]))
+    )
+
+
+def _side(names: Sequence[object]) -> float:
+    return min(SIDE, float(LARGEST_CELL * len(names)))
+
+
+def _names(channel: type[alt.X] | type[alt.Y], name: str, order: list) -> alt.X | alt.Y:
+    """An axis of names in their order, left out where no font would fit them."""
+    shown, size = len(order) <= MANY_EMOTIONS, _side(order) / len(order)
+    flat = channel is alt.Y or 7 * max(len(str(n)) for n in order) < size
+    axis = alt.Axis(
+        labels=shown, ticks=shown, labelFontSize=min(11, size), labelAngle=0 if flat else -90
+    )
+    texts = [str(n) for n in order]
+    return channel(f"{name}:N", sort=texts, scale=alt.Scale(domain=texts), title="", axis=axis)
+
+
+def _slider(values: list[int], name: str) -> alt.Parameter:
+    """An input for one of these; a menu where they are not evenly spaced."""
+    steps = {b - a for a, b in pairwise(values)}
+    bind: alt.BindRange | alt.BindRadioSelect = (
+        alt.binding_select(options=values, name=f"{name} ")
+        if len(steps) > 1
+        else alt.binding_range(
+            min=values[0], max=values[-1], step=max(steps, default=1), name=f"{name} "
+        )
+    )
+    return alt.param(name="shown", value=values[round((len(values) - 1) * 2 / 3)], bind=bind)
+
+
+def scatter(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    label: str,
+    colour: str | None = None,
+    x_title: str = "",
+    y_title: str = "",
+    note: str = "",
+) -> alt.TopLevelMixin:
+    """Points with their names, a trend line (dashed), and lines at 0 where the values cross it.
+
+    Args:
+        table: one row a point; without x or y it is not drawn.
+        x: numeric column.
+        y: numeric column.
+        label: column of names, beside the points where there are 60 or fewer, else by hovering.
+        colour: column of names, or of numbers, which are coloured from red (low) to blue.
+        x_title: of the axis; the column's name if not given.
+        y_title: the same.
+        note: a line above the picture.
+
+    >>> points = pd.DataFrame({"r": [0.1, 0.7], "rise": [3.0, 9.0], "emotion": ["calm", "sad"]})
+    >>> type(scatter(points, x="r", y="rise", label="emotion")).__name__
+    'LayerChart'
+    """
+    shown = table.dropna(subset=[x, y])
+    fixed = pd.DataFrame({"x": shown[x], "y": shown[y], "name": shown[label].astype(str)})
+    if colour:
+        fixed["colour"] = shown[colour]
+    titles = {"x": x_title or x, "y": y_title or y}
+    space = alt.Scale(zero=False, padding=24)
+    tip = [alt.Tooltip("name:N", title=label)]
+    tip += [alt.Tooltip(f"{k}:Q", title=t, format=".4~g") for k, t in titles.items()]
+    base = alt.Chart(_rows(fixed, list(fixed.columns))).encode(
+        alt.X("x:Q", title=titles["x"], scale=space), alt.Y("y:Q", title=titles["y"], scale=space)
+    )
+    points = base.mark_circle(size=60, opacity=0.9, color=BLUE)
+    if colour:
+        kind = "Q" if is_numeric_dtype(shown[colour]) else "N"
+        tip.append(alt.Tooltip(f"colour:{kind}", title=colour))
+        points = points.encode(_shades(shown[colour], colour))
+    drawn: list[alt.Chart | alt.LayerChart] = [*_zero_rules(fixed), points.encode(tooltip=tip)]
+    if len(fixed) > 2:
+        trend = base.transform_regression("x", "y").mark_line(color=DARK, strokeDash=[5, 4])
+        drawn.insert(0, trend)
+    if len(fixed) <= LABELLED_POINTS:
+        names = base.mark_text(align="left", dx=6, dy=-4, fontSize=10, color=DARK)
+        drawn.append(names.encode(text="name:N"))
+    whole = alt.layer(*drawn).properties(width=WIDTH, height=HEIGHT + 60, title=_note(note))
+    return _finish(whole)
+
+
+def _shades(values: pd.Series, title: str) -> alt.Color:
+    """Names in the colours of the rest, numbers from red through pale to blue."""
+    if is_numeric_dtype(values):
+        return alt.Color("colour:Q", title=title, scale=alt.Scale(scheme="redyellowblue"))
+    names = values.dropna().unique().tolist()
+    scale = _palette(names, _emotion_colours(names))
+    return alt.Color("colour:N", title=title, scale=scale)
+
+
+def _zero_rules(points: pd.DataFrame) -> list[alt.Chart]:
+    """A pale line at 0 on each axis that has values on both sides of it."""
+    mark = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(color=RANDOM)
+    channels = {"x": alt.X, "y": alt.Y}
+    return [
+        mark.encode(channel("zero:Q"))
+        for name, channel in channels.items()
+        if points[name].min() <= 0 <= points[name].max()
+    ]
+
+
+def bars(
+    table: pd.DataFrame,
+    *,
+    name: str,
+    value: str,
+    low: str | None = None,
+    high: str | None = None,
+    kind: str | None = None,
+    title: str = "",
+    note: str = "",
+    baseline: float = 0.0,
+) -> alt.TopLevelMixin:
+    """Horizontal bars, longest first, with 95% intervals; controls in grey.
+
+    Args:
+        table: one row a bar; a row without a value keeps its place and has no bar.
+        name: column of names.
+        value: numeric column.
+        low: lower end of the interval, if there is one.
+        high: upper end.
+        kind: column whose "control" makes a bar grey.
+        title: of the axis; the value's column if not given.
+        note: a line above the picture.
+        baseline: where bars begin, in units of the value.
+
+    >>> rates = pd.DataFrame({"way": ["steered", "not"], "p": [0.7, 0.2]})
+    >>> bars(rates, name="way", value="p").to_dict()["layer"][0]["mark"]["type"]
+    'bar'
+    """
+    ordered = table.sort_values(value, ascending=False, na_position="last", kind="stable")
+    fixed = pd.DataFrame({"name": ordered[name].astype(str), "value": ordered[value]})
+    fixed["kind"] = ordered[kind].astype(str) if kind else ""
+    ends = {k: column for k, column in (("low", low), ("high", high)) if column}
+    for key, column in ends.items():
+        fixed[key] = ordered[column]
+    many, order = len(fixed) > MANY_EMOTIONS, fixed.name.unique().tolist()
+    step = 12 if many else 20
+    tip = [alt.Tooltip("name:N", title=name), alt.Tooltip("value:Q", title=value, format=".4~g")]
+    tip += [alt.Tooltip(f"{k}:Q", title=column, format=".4~g") for k, column in ends.items()]
+    axis = alt.Axis(labelFontSize=9 if many else 11, labelLimit=220, labelOverlap=False)
+    scale = alt.Scale(zero=baseline == 0)
+    base = alt.Chart(_rows(fixed, list(fixed.columns))).encode(
+        alt.Y("name:N", sort=order, scale=alt.Scale(domain=order), title="", axis=axis), tooltip=tip
+    )
+    grey = alt.when(alt.datum.kind == "control").then(alt.value(RANDOM)).otherwise(alt.value(SKY))
+    drawn: list[alt.Chart] = [
+        base.mark_bar(size=step - 5).encode(
+            alt.X("value:Q", title=title or value, scale=scale, axis=alt.Axis(tickCount=8)),
+            x2=alt.datum(baseline),
+            color=grey,
+        )
+    ]
+    if low and high:
+        rule = base.mark_rule(color=DARK, strokeWidth=1.5)
+        drawn.append(rule.encode(alt.X("low:Q"), alt.X2("high:Q")))
+    mark = alt.Chart(alt.InlineData(values=[{"from": baseline}])).mark_rule(color=DARK)
+    drawn.append(mark.encode(alt.X("from:Q")))
+    whole = alt.layer(*drawn).properties(width=WIDTH, height=step * len(order), title=_note(note))
+    return _finish(whole)
+
+
+def lines(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    name: str,
+    facet: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    kind: str | None = None,
+    x_title: str = "",
+    y_title: str = "",
+    ordinal: bool = False,
+    note: str = "",
+    columns: int = 3,
+) -> alt.TopLevelMixin:
+    """Curves with points and 95% bands; controls as thin grey lines below, not in the legend.
+
+    Args:
+        table: one row a point; a missing value is a gap in its curve.
+        x: column along the bottom: numbers, or steps that are evenly spread with `ordinal`.
+        y: numeric column.
+        name: column of the curves' names.
+        facet: column whose values each have a panel, in order of first appearance.
+        low: lower end of the interval, if there is one.
+        high: upper end.
+        kind: column whose "control" makes a curve grey.
+        x_title: of the axis; the column's name if not given.
+        y_title: the same.
+        ordinal: x has steps, not a scale.
+        note: a line above the picture.
+        columns: panels beside each other.
+
+    >>> curve = pd.DataFrame({"layer": [0, 1], "r": [0.1, 0.7], "way": "probe"})
+    >>> len(lines(curve, x="layer", y="r", name="way", ordinal=True).to_dict()["layer"])
+    1
+    """
+    used = {"x": x, "y": y, "name": name, "facet": facet, "low": low, "high": high, "kind": kind}
+    used = {key: column for key, column in used.items() if column}
+    fixed = pd.DataFrame({key: table[column] for key, column in used.items()})
+    fixed = fixed.assign(name=fixed.name.astype(str))
+    own = fixed[fixed.kind != "control"] if kind else fixed
+    y_axis = alt.Y("y:Q", title=y_title or y, scale=alt.Scale(zero=False))
+    tip = [alt.Tooltip("name:N", title=name), alt.Tooltip(f"x:{_kind(fixed.x)}", title=x)]
+    tip += [
+        alt.Tooltip(f"{k}:Q", title=c, format=".4~g")
+        for k, c in used.items()
+        if k in ("y", "low", "high")
+    ]
+    base = alt.Chart().encode(_steps(fixed.x, x_title or x, ordinal=ordinal), tooltip=tip)
+    curves = _coloured(base, own.name.unique().tolist(), name)
+    grey = base.mark_line(color=RANDOM, strokeWidth=0.9, opacity=0.8)
+    drawn = [curves.mark_line(strokeWidth=2.2, point=True).encode(y_axis)]
+    if low and high:
+        band = curves.mark_area(opacity=0.16)
+        drawn.insert(0, band.encode(alt.Y("low:Q", title=""), alt.Y2("high:Q")))
+    if kind:
+        drawn = [part.transform_filter(alt.datum.kind != "control") for part in drawn]
+        below = grey.encode(y_axis, detail="name:N").transform_filter(alt.datum.kind == "control")
+        drawn.insert(0, below)
+    whole = alt.layer(*drawn, data=_rows(fixed, list(fixed.columns)))
+    if not facet:
+        return _finish(whole.properties(width=WIDTH, height=HEIGHT, title=_note(note)))
+    panels = whole.properties(width=SMALL_WIDTH, height=SMALL_HEIGHT).facet(
+        alt.Facet(
+            "facet:N",
+            sort=fixed.facet.unique().tolist(),
+            header=alt.Header(title=None, labelPadding=4),
+        ),
+        columns=columns,
+    )
+    return _finish(panels.properties(title=_note(note)))
+
+
+def _kind(values: pd.Series) -> str:
+    return "Q" if is_numeric_dtype(values) else "N"
+
+
+def _steps(values: pd.Series, title: str, *, ordinal: bool) -> alt.X:
+    """The axis along the bottom of curves; names keep their order."""
+    if not ordinal:
+        return alt.X("x:Q", title=title, scale=alt.Scale(zero=False, nice=False))
+    order = values.drop_duplicates()
+    order = order.sort_values() if is_numeric_dtype(values) else order
+    return alt.X("x:O", title=title, sort=order.tolist(), axis=alt.Axis(labelAngle=0))
+
+
+def _coloured(base: alt.Chart, names: list[str], title: str) -> alt.Chart:
+    """A colour for each name; where colours come round again, dashes tell the names apart."""
+    colours = _emotion_colours(names)
+    turns = [colours[:i].count(colour) for i, colour in enumerate(colours)]
+    if not any(turns):
+        return base.encode(_colour(names, title, colours))
+    dashes = alt.Scale(domain=names, range=[DASHES[turn % len(DASHES)] for turn in turns])
+    legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=2)
+    return base.encode(
+        alt.Color("name:N", title=title, scale=_palette(names, colours), legend=legend),
+        strokeDash=alt.StrokeDash("name:N", title=title, scale=dashes, legend=legend),
+    )
 
 
 def use_in_notebook() -> None:

@@ -266,7 +266,7 @@ def _pool(
         length = torch.linalg.vector_norm(wide, dim=-1)
         norms[:, :, column] = einsum(picked.to(wide), length, "k row tok, row tok -> k row")
 
-    _pass(model, ids, mask, layers, see)
+    run_to(model, ids, mask, layers, see)
     return pooled.cpu(), norms.cpu()
 
 
@@ -282,11 +282,11 @@ def residuals(
     def see(column: int, residual: Residual) -> None:
         found[:, :, column] = residual.float().cpu()
 
-    _pass(model, ids, mask, tuple(layers), see)
+    run_to(model, ids, mask, tuple(layers), see)
     return found
 
 
-def _pass(
+def run_to(
     model: HookedModel,
     ids: Int[Tensor, "row token"],
     mask: Bool[Tensor, "row token"],

@@ -1,15 +1,19 @@
 """Stories, neutral texts and dialogues from JSONL or Parquet files, checked row by row."""
 
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from emolens.errors import CorpusError, first_line
 from emolens.text import NEUTRAL, Dialogues, Span, Text
 
 COLUMNS = ("id", "text", "story", "emotion", "topic", "group", "spans")
+PARQUET_ROWS = 256  # held at a time: rows may be long documents
 SPEAKERS = {"A": "first", "B": "second"}
 TURN = re.compile(r"^Speaker ([AB]):", re.MULTILINE)
 
@@ -180,7 +184,7 @@ def sections(heading: re.Pattern[str], text: str) -> Iterator[tuple[str, int, in
 
 
 def _read(file: Path, *, needs_emotion: bool) -> Iterator[Text]:
-    rows = _parquet_rows(file) if file.suffix == ".parquet" else json_rows(file)
+    rows = parquet_rows(file, COLUMNS) if file.suffix == ".parquet" else json_rows(file)
     for where, row in rows:
         yield parse_text(row, where, needs_emotion)
 
@@ -191,28 +195,53 @@ def json_rows(file: Path) -> Iterator[tuple[str, object]]:
     Raises:
         CorpusError: for a missing file, or a line that is not JSON.
     """
-    try:
-        lines = file.read_text("utf-8").split("\n")  # no other line ends: JSON may hold them
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot read {file} ({error}): expected UTF-8 JSONL") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for where, line in json_lines(file):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"cannot read {file} ({error}): expected UTF-8 JSONL") from None
         except (ValueError, RecursionError) as error:  # ValueError also for too many digits
-            raise CorpusError(f"{file}, line {number}: not JSON ({error})") from None
-        yield f"{file}, line {number}", row
+            raise CorpusError(f"{where}: not JSON ({error})") from None
+        yield where, row
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, object]]:
+def json_lines(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Each line that holds something, as it is read, with a name for errors.
+
+    Raises:
+        CorpusError: for a missing or damaged file.
+    """
+    try:
+        with opened(file) as lines:
+            for number, line in enumerate(lines, 1):  # no other line ends: JSON may hold them
+                if line.strip():
+                    yield f"{file}, line {number}", line
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"cannot read {file} ({error}): expected UTF-8 JSONL") from None
+
+
+def opened(file: Path) -> BufferedReader | gzip.GzipFile:
+    """The bytes of a file, unpacked where its name ends in `.gz`."""
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, object]]:
+    """Each row of a Parquet file without what is null, with a name for errors.
+
+    Args:
+        file: read a batch of rows at a time.
+        columns: those wanted; a file need not have them all.
+
+    Raises:
+        CorpusError: for a file that is missing or no Parquet.
+    """
     from pyarrow import ArrowException, parquet
 
     try:
         whole = parquet.ParquetFile(file)
-        names = [n for n in COLUMNS if n in whole.schema_arrow.names]
+        names = [n for n in columns if n in whole.schema_arrow.names]
         number = 0
-        for batch in whole.iter_batches(columns=names):
+        for batch in whole.iter_batches(PARQUET_ROWS, columns=names):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file}, row {number}", {k: v for k, v in row.items() if v is not None}

@@ -1,6 +1,7 @@
 """The texts that come with the package: stories, neutral texts, dialogues, evaluation sets."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, cast
 import pandas as pd
 
 from emolens.corpus import Corpus, check_corpus, json_rows, parse_text
-from emolens.errors import SelectionError
+from emolens.errors import CorpusError, SelectionError, first_line
 from emolens.text import NEUTRAL, Dialogues, Span, Text, Turn, plain
 
 SPLITS = ("tuning", "held_out")
@@ -144,38 +145,50 @@ def bundled_corpus(split: str | None = None) -> Corpus:
     return check_corpus(stories, [*spoken, *told], "the bundled corpus")
 
 
-def bundled_dialogues(*, masked: bool = False, split: str | None = None) -> Dialogues:
+def bundled_dialogues(
+    *, masked: bool = False, split: str | None = None, folder: Path | None = None
+) -> Dialogues:
     """Dialogues of two speakers with an emotion each, of 15 emotions (PAPER 1.4).
 
     Args:
         masked: whether the `"first"` speaker shows another emotion than it feels, to a second one
             who is neutral; why it does so is told before anybody speaks.
         split: only those of one half.
+        folder: where a `dialogues.jsonl` or `masked.jsonl` of the user's may stand for ours.
 
     Raises:
         SelectionError: for another split.
+        CorpusError: if the user's file is not laid out as ours.
 
     >>> found = bundled_dialogues(masked=True)
     >>> all(f != s for f, s in zip(found.felt["first"], found.shown["first"], strict=True))
     True
     """
-    rows = _rows("masked" if masked else "dialogues", split)
-    felt, shown = (
-        {speaker: tuple(row[kind][speaker] for _, row in rows) for speaker in ("first", "second")}
-        for kind in ("felt", "shown")
-    )
-    return Dialogues(tuple(_text(*row) for row in rows), felt, shown)
+    name = "masked" if masked else "dialogues"
+    rows = _rows(name, split, folder)
+    with _laid_out(name, folder):
+        felt, shown = (
+            {who: tuple(row[kind][who] for _, row in rows) for who in ("first", "second")}
+            for kind in ("felt", "shown")
+        )
+        return Dialogues(tuple(_text(*row) for row in rows), felt, shown)
 
 
-def evaluation_set(name: str, split: str | None = None) -> EvaluationSet:
+def evaluation_set(
+    name: str, split: str | None = None, *, folder: Path | None = None
+) -> EvaluationSet:
     """One of the bundled evaluation sets; `EVALUATIONS` says what each holds.
 
     Args:
         name: for example `"implicit"`.
         split: `"tuning"`, on which choices may be made, or `"held_out"`. Default: both.
+        folder: where a file of the user's, such as `implicit.jsonl`, may stand for ours. It is
+            laid out as ours is; rows need `id`, `topic`, `split` and `turns`, and the labels that
+            the set's own have.
 
     Raises:
         SelectionError: for another name or split.
+        CorpusError: if the user's file is not laid out as ours.
 
     >>> found = evaluation_set("implicit", "held_out").where(emotion="afraid")
     >>> [turn.role for turn in found.turns[0]]
@@ -183,17 +196,38 @@ def evaluation_set(name: str, split: str | None = None) -> EvaluationSet:
     """
     if name not in EVALUATIONS:
         raise SelectionError(f"no evaluation set {name!r}: there are {', '.join(EVALUATIONS)}")
-    rows = [{"id": row["id"], "emotion": NEUTRAL} | row for _, row in _rows(name, split)]
-    labels = [{k: v for k, v in row.items() if k != "turns"} for row in rows]
-    return EvaluationSet(name, tuple(_turns(row) for row in rows), pd.DataFrame(labels))
+    rows = [{"id": row["id"], "emotion": NEUTRAL} | row for _, row in _rows(name, split, folder)]
+    with _laid_out(name, folder):
+        labels = [{k: v for k, v in row.items() if k != "turns"} for row in rows]
+        return EvaluationSet(name, tuple(_turns(row) for row in rows), pd.DataFrame(labels))
 
 
-def _rows(name: str, split: str | None) -> list[tuple[str, dict[str, Any]]]:
-    """Rows of a bundled file, each with its place for errors."""
+def _rows(
+    name: str, split: str | None, folder: Path | None = None
+) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of a file, each with its place for errors: of the user's if there is one, else ours."""
     if split not in (None, *SPLITS):
         raise SelectionError(f"no half {split!r}: there are {' and '.join(SPLITS)}")
-    rows = cast("Iterator[tuple[str, dict[str, Any]]]", json_rows(texts_folder() / f"{name}.jsonl"))
-    return [(where, row) for where, row in rows if split in (None, row["split"])]
+    own = folder / f"{name}.jsonl" if folder is not None else None
+    file = own if own is not None and own.exists() else texts_folder() / f"{name}.jsonl"
+    rows = cast("Iterator[tuple[str, dict[str, Any]]]", json_rows(file))
+    with _laid_out(name, folder):
+        found = [(where, row) for where, row in rows if split in (None, row["split"])]
+        if not found:
+            raise ValueError("it has no rows")
+        return [(where, {"id": row["id"], **row}) for where, row in found]
+
+
+@contextmanager
+def _laid_out(name: str, folder: Path | None) -> Iterator[None]:
+    """What is wrong with a user's file is told in one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorpusError(
+            f"{name}.jsonl in {folder} is not laid out as the bundled one ({first_line(error)}): "
+            f"compare it with {texts_folder() / name}.jsonl"
+        ) from None
 
 
 def _text(where: str, row: Mapping[str, Any]) -> Text:

@@ -54,7 +54,7 @@ from emolens.positions import span
 from emolens.probes import lda_vectors, logistic_vectors
 from emolens.provenance import versions
 from emolens.recording import record
-from emolens.report import Section, write_report, write_tables
+from emolens.report import Exhibit, Section, write_report, write_tables
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, fit_vectors, paired_vectors
 
@@ -328,31 +328,37 @@ def write_calibration(done: Calibration, path: Path) -> None:
     found = Section(
         "Which method to trust, and how wrong it tends to be",
         "Each method on the organism's planted truth, with 95% intervals.",
-        figures.calibration(done.methods),
-        done.methods,
-        "methods",
+        [
+            Exhibit(
+                chart=figures.calibration(done.methods),
+                table=done.methods,
+                table_file="methods",
+            )
+        ],
     )
     meaning = Section(
         "What each figure says",
         "And what it would be for a perfect method.",
-        table=pd.DataFrame(
-            [(name, measure.ideal, measure.meaning) for name, measure in MEASURES.items()],
-            columns=["figure", "perfect", "meaning"],
-        ),
+        [
+            Exhibit(
+                table=pd.DataFrame(
+                    [(name, measure.ideal, measure.meaning) for name, measure in MEASURES.items()],
+                    columns=["figure", "perfect", "meaning"],
+                )
+            )
+        ],
     )
     removal = Section(
         "Ways of removing an emotion",
         "The direction of the first method set to the mean over emotions, against least-squares "
         "concept erasure (LEACE) fitted on the same stories, at the same layer.",
-        table=done.removal,
-        table_file="removal",
+        [Exhibit(table=done.removal, table_file="removal")],
     )
     ways = Section(
         "Ways of attribution against exact steering",
         "Correlation and slope of the predicted on the measured change of the logit difference, "
         "over emotions and layers, for a step of a twentieth of the residual norm.",
-        table=done.attribution,
-        table_file="attribution",
+        [Exhibit(table=done.attribution, table_file="attribution")],
     )
     traced = Section(
         "Who writes and who reads, as told and as tried",
@@ -362,16 +368,14 @@ def write_calibration(done: Calibration, path: Path) -> None:
         "of one natural unit), mean over five emotions. Beside it the same for behaviours of words "
         "drawn by chance, where the sign is chance. Of words: the parts of a prompt that evoke a "
         "direction, beside what evokes other emotions.",
-        table=done.mechanism,
-        table_file="mechanism",
+        [Exhibit(table=done.mechanism, table_file="mechanism")],
     )
     liked = Section(
         "Preferences",
         "Bradley-Terry ratings of 64 activities from all 4,032 ordered pairs against the planted "
         "ones; how each emotion's activation goes with ratings, against the emotion's planted "
         "valence; and against what steering with it where activities are told does to ratings.",
-        table=done.preferences,
-        table_file="preferences",
+        [Exhibit(table=done.preferences, table_file="preferences")],
     )
     patched = Section(
         "What comes with a part of another run's residual",
@@ -379,8 +383,7 @@ def write_calibration(done: Calibration, path: Path) -> None:
         "layer of the first method: all of them, only along the difference of the two vectors, all "
         "but that, and as long a step in random directions (their mean; the interval is their "
         "range). A perfect direction brings all, its complement nothing.",
-        table=done.patching,
-        table_file="patching",
+        [Exhibit(table=done.patching, table_file="patching")],
     )
     called = Section(
         "How often a step is called more than random",
@@ -388,8 +391,7 @@ def write_calibration(done: Calibration, path: Path) -> None:
         "random ones by rank: the share with p of at most .05, by the planted "
         "change of the behaviour; and as many random directions taken for emotions, of which one "
         "in twenty should be called.",
-        table=done.significance,
-        table_file="significance",
+        [Exhibit(table=done.significance, table_file="significance")],
     )
     sections = [found, meaning, removal, ways, traced, liked, patched, called]
     write_report(path, title="Calibration of methods", facts=facts, sections=sections)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from emolens import figures
 from emolens.experiments.reproduce import Reproduction
-from emolens.report import Section, write_report
+from emolens.report import Exhibit, Section, write_report
 from emolens.text import NEUTRAL
 
 
@@ -46,6 +46,10 @@ def _lens_words(done: Reproduction) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["emotion", "tokens raised most"])
 
 
+def _shown(done: Reproduction, pictures: dict[str, alt.TopLevelMixin], name: str) -> Exhibit:
+    return Exhibit(chart=pictures[name], table=done.tables[name], table_file=name)
+
+
 def sections(done: Reproduction) -> Iterator[Section]:
     """The report's parts in the order of the argument: represented, causal, how."""
     pictures = charts(done)
@@ -54,48 +58,36 @@ def sections(done: Reproduction) -> Iterator[Section]:
         "Accuracy of probes on templates or topics they were not fitted on, by layer; bands are "
         "95% bootstrap intervals over those groups. The text baseline is the logistic probe on the "
         "words alone: what lies below it needs no model. " + _best_read(done),
-        pictures["probes"],
-        done.tables["probes"],
-        "probes",
+        [_shown(done, pictures, "probes")],
     )
     if "logit_lens" in done.tables:
         yield Section(
             "What the vectors say",
             f"Each vector of layer {done.shown_layer} through the final norm and the "
             "unembedding: the tokens it raises most, highest first.",
-            None,
-            _lens_words(done),
-            "logit_lens",
+            [Exhibit(table=_lens_words(done), table_file="logit_lens")],
         )
     if "reliability" in done.tables:
         yield Section(
             "Would other stories give the same vectors?",
             _reliable(done),
-            pictures["reliability"],
-            done.tables["reliability"],
-            "reliability",
+            [_shown(done, pictures, "reliability")],
         )
     yield Section(
         "Which emotions are alike",
         f"Cosine between the vectors of layer {done.shown_layer}, ordered by clustering.",
-        pictures["similarity"],
-        done.tables["similarity"],
-        "similarity",
+        [_shown(done, pictures, "similarity")],
     )
     yield Section(
         "Valence and arousal",
         _plane(done),
-        pictures["principal_components"],
-        done.tables["principal_components"],
-        "principal_components",
+        [_shown(done, pictures, "principal_components")],
     )
     yield Section(
         "Valence and arousal by layer",
         "R2 of a norm on the first two components. Dashed: what 95 of 100 permuted norms stay "
         "below.",
-        pictures["circumplex"],
-        done.tables["circumplex"],
-        "circumplex",
+        [_shown(done, pictures, "circumplex")],
     )
     if "steering" in done.tables:
         yield from _causal(done, pictures)
@@ -158,9 +150,7 @@ def _causal(done: Reproduction, pictures: dict[str, alt.TopLevelMixin]) -> Itera
         f"What the situation does: P({target})",
         f"Probability of {target} after situations of each emotion, with 95% intervals over "
         "templates; ticks are the planted rates where they are known.",
-        pictures["behaviour"],
-        tables["behaviour"],
-        "behaviour",
+        [_shown(done, pictures, "behaviour")],
     )
     yield Section(
         f"Steering, layer by layer: P({target}) after {NEUTRAL} situations",
@@ -168,40 +158,38 @@ def _causal(done: Reproduction, pictures: dict[str, alt.TopLevelMixin]) -> Itera
         "fraction of the mean residual norm; grey lines are 20 random directions of the same "
         f"length. Layer {layer} was chosen on one half of the templates; what is shown is of "
         "the other half.",
-        pictures["steering"],
-        tables["steering"],
-        "steering",
+        [_shown(done, pictures, "steering")],
     )
     yield Section(
         f"Ablation, layer by layer: P({target}) after {up} situations",
         f"The coordinate along {up} is set to its mean over emotions at one layer, at every "
         "position. Grey: 20 random directions treated the same way.",
-        pictures["ablation"],
-        tables["ablation"],
-        "ablation",
+        [_shown(done, pictures, "ablation")],
     )
     yield Section(
         "Attribution against the exact effect",
         "Each point is one emotion at one layer: the change of the behavioural logit difference "
         "that the gradient foretells for a small step, and the change that was measured. "
         f"Correlation {done.summary['attribution_vs_exact_r']:.3f}.",
-        pictures["attribution"],
-        tables["attribution"],
-        "attribution",
+        [_shown(done, pictures, "attribution")],
     )
     yield Section(
         f"How {up} and {down} reach the logits",
         "Gradient: through all later layers. Direct: through the final norm and the unembedding "
         "alone. Exact: measured by steering.",
-        pictures["attribution_bars"],
-        tables["attribution"][tables["attribution"].emotion.isin((up, down))],
-        "attribution",
+        [
+            Exhibit(
+                chart=pictures["attribution_bars"],
+                table=tables["attribution"][tables["attribution"].emotion.isin((up, down))],
+                table_file="attribution",
+            )
+        ],
     )
 
 
-def write_reproduction(done: Reproduction, path: Path) -> None:
-    """Write the report of a reproduction as one HTML file that needs no network."""
-    facts = {
+def facts(done: Reproduction) -> dict[str, str]:
+    """What was read, where, and with which versions."""
+    return {
         "model": repr(done.model),
         "stories": f"{done.summary['stories']:,} of {done.summary['emotions']} emotions, "
         f"{done.summary['stories_cut']} cut at the context's end",
@@ -210,5 +198,9 @@ def write_reproduction(done: Reproduction, path: Path) -> None:
         "seconds": f"{done.summary['seconds']:.0f}",
         "versions": ", ".join(f"{k} {v}" for k, v in done.summary["versions"].items()),
     }
+
+
+def write_reproduction(done: Reproduction, path: Path) -> None:
+    """Write the report of a reproduction as one HTML file that needs no network."""
     title = f"Emotion directions in {done.model.name}"
-    write_report(path, title=title, facts=facts, sections=list(sections(done)))
+    write_report(path, title=title, facts=facts(done), sections=list(sections(done)))

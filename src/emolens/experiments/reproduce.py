@@ -17,7 +17,7 @@ from emolens.attribution import STRENGTH, attribute
 from emolens.behaviour import Behaviour
 from emolens.corpus import Corpus
 from emolens.decisions import Trial
-from emolens.errors import EmolensError, ModelError, SelectionError
+from emolens.errors import ArtefactError, EmolensError, ModelError, SelectionError, first_line
 from emolens.geometry import circumplex, correlations, principal_components, similarity
 from emolens.model import HookedModel
 from emolens.norms import VADER, Ceiling, Norms, ceilings, vader_valence
@@ -34,12 +34,14 @@ from emolens.readout import logit_lens
 from emolens.recording import record
 from emolens.reliability import learning_curve, vector_reliability
 from emolens.report import write_tables
+from emolens.resume import whole
 from emolens.statistics import clustered_interval
 from emolens.steering import best_layer, dose_response, natural_units, pushes
 from emolens.text import NEUTRAL
-from emolens.vectors import EmotionVectors, fit_vectors
+from emolens.vectors import EmotionVectors, fit_vectors, load_vectors
 
 SCHEMA = 1
+SUMMARY = "summary.json"
 EMOTIONS = ("desperate", "calm")
 PROBES = ("nearest vector", "logistic", "ridge")  # LDA takes hours in thousands of dimensions
 
@@ -104,7 +106,35 @@ class Reproduction:
         write_tables(out, self.tables)
         if self.vectors is not None:
             self.vectors.save(out / "vectors.safetensors")
-        (out / "summary.json").write_text(json.dumps(_finite(self.summary), indent=1) + "\n")
+        told = self.summary | {"tables": list(self.tables), "absent": self.not_applicable}
+        with whole(out / SUMMARY) as fresh:
+            fresh.write_text(json.dumps(_finite(told), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls, out: Path, model: HookedModel, inputs: Inputs, identity: str
+    ) -> "Reproduction | None":
+        """What `save` left there, if it is of the same identity; else nothing.
+
+        Raises:
+            ArtefactError: for damaged files.
+        """
+        if not (out / SUMMARY).exists():
+            return None
+        try:
+            summary = json.loads((out / SUMMARY).read_text("utf-8"))
+            if summary.get("identity") != identity:
+                return None
+            absent = dict(summary.pop("absent"))
+            names = summary.pop("tables")
+            tables = {t: pd.read_parquet(out / "tables" / f"{t}.parquet") for t in names}
+            vectors = load_vectors(out / "vectors.safetensors")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ArtefactError(
+                f"{out / SUMMARY} or its tables are not readable ({first_line(error)}): delete "
+                "summary.json, and the main job runs anew"
+            ) from None
+        return cls(model, inputs, tables, summary, absent, vectors)
 
 
 def _finite(value: Any) -> Any:
@@ -182,6 +212,7 @@ def reproduce(
     *,
     layers: Sequence[int] | None = None,
     vectors: EmotionVectors | None = None,
+    recorded: tuple[Activations, Activations] | None = None,
     seed: int = 0,
 ) -> Reproduction:
     """Run the main job.
@@ -191,6 +222,8 @@ def reproduce(
         inputs: texts, norms and behaviour; the organism's own by default.
         layers: 0-based blocks; by default all, or those of the vectors that are passed in.
         vectors: fitted before on the same model, instead of fitting them from the stories.
+        recorded: the stories and the neutral texts at all of these layers, where they have been
+            read before.
         seed: of folds, random directions and permutations.
 
     Returns:
@@ -215,8 +248,10 @@ def reproduce(
     texts = inputs.corpus.stories
     group_folds([t.emotion for t in texts], [t.group for t in texts], seed=seed)
     done = Reproduction(model, inputs)
-    stories = record(model, inputs.corpus.stories, layers=chosen)
-    neutral = record(model, inputs.corpus.neutral, layers=chosen)
+    stories, neutral = recorded or tuple(
+        record(model, texts, layers=chosen)
+        for texts in (inputs.corpus.stories, inputs.corpus.neutral)
+    )
     done.vectors = vectors if vectors is not None else fit_vectors(stories, neutral)
     _found(done, stories, seed)
     _geometry(done, seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from emolens import figures
 from emolens.controls import CONTROL
 from emolens.provenance import versions
-from emolens.report import Section, write_report, write_tables
+from emolens.report import Exhibit, Section, write_report, write_tables
 from emolens.sweep.grid import PERMUTED
 from emolens.sweep.results import LEVEL, REPORTED, Swept
 
@@ -57,7 +57,11 @@ def _sections(done: Swept) -> Iterator[Section]:
             "step that does no more than random ones of its layer and length (false-discovery "
             "rate .05 over all steps of that reach at such places). Hover for what one gradient "
             "foretells.",
-            figures.sweep_map(part),
-            part.drop(columns=["half", "at", "reach", "strength"]),
-            "effects",
+            [
+                Exhibit(
+                    chart=figures.sweep_map(part),
+                    table=part.drop(columns=["half", "at", "reach", "strength"]),
+                    table_file="effects",
+                )
+            ],
         )

@@ -1,19 +1,22 @@
 """Does a vector say its own word? Log-probability of emotion words under steering (Fig. 52)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pandas as pd
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from emolens.controls import permutations, random_directions
 from emolens.errors import SelectionError
-from emolens.generation import Steering
+from emolens.generation import UNCHANGED, Steering
 from emolens.interventions import Steer, unit
 from emolens.model import HookedModel
 from emolens.positions import PositionRule, span
 from emolens.progress import track
-from emolens.scoring import option_logprobs
-from emolens.text import Text, Turn, plain
+from emolens.scoring import option_logprobs, word_ranks
+from emolens.text import Text, Turn, begun, plain
 from emolens.vectors import EmotionVectors
 
 TWELVE = (
@@ -27,13 +30,33 @@ ASKED = (
     "He puts the letter down. How does he feel?",
 )
 BEGUN = "He feels"
+ASKED_ITSELF = ("How do you feel?", "How are you feeling now?")
+BEGUN_ITSELF = "I feel"
 
 
-def feeling_prompts() -> tuple[Text, ...]:
-    """Four questions about somebody of whom nothing is told, each with the reply begun."""
-    return tuple(
-        plain((Turn("user", asked), Turn("assistant", BEGUN)), group=asked) for asked in ASKED
+def feeling_prompts(
+    render: Callable[..., Text] = plain, *, itself: bool = False
+) -> tuple[Text, ...]:
+    """Questions about somebody of whom nothing is told, each with the reply begun.
+
+    Args:
+        render: `emolens.plain`, or for a chat model `functools.partial(emolens.chat, model)`.
+        itself: ask the assistant what it feels.
+
+    Raises:
+        CorpusError: if the model's template does not take the turns.
+    """
+    group, asked, words = (
+        ("itself", ASKED_ITSELF, BEGUN_ITSELF) if itself else ("somebody", ASKED, BEGUN)
     )
+    return tuple(_begun(render, question, words, group) for question in asked)
+
+
+def _begun(render: Callable[..., Text], question: str, words: str, group: str) -> Text:
+    """The reply is begun after the template has opened it, since a whole one would be closed."""
+    text = begun(render((Turn("user", question), Turn("assistant", "")), group=group), words)
+    *rest, reply = text.spans
+    return replace(text, spans=(*rest, replace(reply, end=len(text.text))))
 
 
 def own_words(
@@ -78,7 +101,9 @@ def own_words(
     told = tuple(prompts) or feeling_prompts()
     rule = positions or span("assistant")
     words = [f" {emotion}" for emotion in emotions]
-    base = option_logprobs(model, told, words)
+    whole = bool((word_ranks(model, told, words).tokens == 1).all())
+    read = _first_tokens if whole else option_logprobs
+    base = read(model, told, words)
     sets = list(_sets(vectors, emotions, layers, control_count, seed))
     rows = []
     for kind, number, directions in track(sets, "own words", len(sets), "sets"):
@@ -87,13 +112,24 @@ def own_words(
                 k: Steer(strength * vectors.residual_norm[vectors.column(k)] * d)
                 for k, d in by_layer.items()
             }
-            change = (option_logprobs(model, told, words, Steering(steps, rule)) - base).mean(0)
+            change = (read(model, told, words, Steering(steps, rule)) - base).mean(0)
             most = int(change.argmax())
             rows += [
                 (number, kind, emotion, word, float(change[i]), i == most)
                 for i, word in enumerate(emotions)
             ]
     return pd.DataFrame(rows, columns=["set", "kind", "direction", "word", "change", "most"])
+
+
+def _first_tokens(
+    model: HookedModel,
+    prompts: Sequence[Text],
+    words: Sequence[str],
+    steering: Steering = UNCHANGED,
+) -> Float[Tensor, "text option"]:
+    """What `option_logprobs` gives of words of one token, in one pass a prompt."""
+    found = word_ranks(model, prompts, words, steering)
+    return torch.tensor(found.logprob.to_numpy()).view(len(prompts), len(words))
 
 
 def _sets(
