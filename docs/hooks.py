@@ -14,6 +14,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import emolens
+from emolens.experiments.compare import read_card
+from emolens.experiments.parity import parity_page
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 EXAMPLE = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -29,6 +31,7 @@ REST = """
       show_root_toc_entry: false
 """
 COMMANDS = "reference/command_line.md"
+PARITY = "parity.md"
 
 
 def rooms() -> dict[str, list[str]]:
@@ -55,6 +58,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
     """Write the reference: a page for each room, one of all names, and the command line's."""
     pages = {page_of(room): room_page(room, names) for room, names in rooms().items()}
     pages |= {"reference/index.md": index_page(), COMMANDS: command_page()}
+    cards = sorted(Path(config.config_file_path).parent.glob("docs/cards/*.json"))
+    pages[PARITY] = parity_page([read_card(card) for card in cards])
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
 

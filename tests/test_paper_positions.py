@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import emolens
 from emolens.experiments.paper.binding import BINDING
 from emolens.experiments.paper.claims import judge
 from emolens.experiments.paper.context import CONTEXT
@@ -20,9 +21,21 @@ from emolens.text import Span
 
 @pytest.fixture(scope="module")
 def materials():
-    made = organism_materials()
+    made = organism_materials(speaker="assistant")
     fewer = [replace(q, texts=tuple(t[:2] for t in q.texts)) for q in made.quantities]
     return replace(made, quantities=tuple(fewer), replies=made.replies[::2], bound=made.bound[:40])
+
+
+@pytest.fixture(scope="module")
+def assistant(materials):
+    """The tuned organism, whose assistant feels otherwise than its user."""
+    model = emolens.load("organism-assistant")
+    few = replace(
+        materials.corpus,
+        stories=tuple(emolens.organism_stories(per_emotion=10)),
+        neutral=tuple(emolens.organism_neutral(60)),
+    )
+    return Study(model, replace(materials, corpus=few))
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +62,11 @@ def verdicts(experiment, found):
 
 
 @pytest.mark.parametrize("experiment", [NUMBERS, REPLIES, CONTEXT, BINDING], ids=lambda e: e.name)
-def test_planted_effects_are_found_and_drawn(study, experiment):
-    found = experiment.run(study)
+def test_planted_effects_are_found_and_drawn(study, assistant, experiment):
+    its = assistant if experiment is REPLIES else study
+    found = experiment.run(its)
     assert set(verdicts(experiment, found).values()) == {"reproduced"}
-    assert experiment.lacks(study) == ""
+    assert experiment.lacks(its) == ""
     exhibits = experiment.draw(found.tables)
     assert all(not e.table.empty for e in exhibits)
     assert exhibits[0].chart is not None
@@ -154,3 +168,7 @@ def test_nothing_is_asked_of_texts_that_are_not_there(organism, materials):
     )
     for experiment in (NUMBERS, REPLIES, CONTEXT, BINDING):
         assert experiment.lacks(bare)
+
+
+def test_a_base_organism_has_no_messages_since_its_assistant_mirrors_the_user(organism):
+    assert "another state" in REPLIES.lacks(Study(organism, organism_materials()))

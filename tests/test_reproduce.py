@@ -21,7 +21,8 @@ def outcome(tmp_path_factory):
     """The command a newcomer types, on two layers so that it takes seconds."""
     out = tmp_path_factory.mktemp("main-job")
     patch = pytest.MonkeyPatch()
-    patch.setattr(sys, "argv", ["emolens", "reproduce", "--out", str(out), "--layers", "2-4"])
+    words = ["reproduce", "--experiments", "main", "--out", str(out), "--layers", "2-4"]
+    patch.setattr(sys, "argv", ["emolens", *words])
     with pytest.raises(SystemExit) as stop:
         main()
     patch.undo()

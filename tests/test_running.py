@@ -13,7 +13,7 @@ from emolens.experiments import whole
 from emolens.experiments.compare import compare_models
 from emolens.experiments.paper.claims import Claim, Found, Measured, judge, overall
 from emolens.experiments.paper.materials import Materials
-from emolens.experiments.paper.running import plan, run
+from emolens.experiments.paper.running import plan, run_experiments
 from emolens.experiments.paper.study import Experiment, Study
 from emolens.experiments.parity import FIGURES, TABLES, covered, parity_page
 from emolens.report import Exhibit
@@ -78,8 +78,8 @@ def test_a_run_that_was_stopped_goes_on_and_does_nothing_twice(study, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(study, [experiment("one", counted), experiment("two", killed)], tmp_path)
-    done = run(study, [experiment("one", counted), experiment("two", found)], tmp_path)
+        run_experiments(study, [experiment("one", counted), experiment("two", killed)], tmp_path)
+    done = run_experiments(study, [experiment("one", counted), experiment("two", found)], tmp_path)
     assert calls == ["one"]
     assert done.fresh == ("two",)
     assert [o.verdict for o in done.outcomes] == ["reproduced"] * 2
@@ -95,26 +95,26 @@ def test_what_fails_is_named_and_does_not_stop_the_others(study, tmp_path, capsy
         raise ZeroDivisionError("division by zero")
 
     parts = [experiment("a", wrong), experiment("b", bug), experiment("c", found)]
-    done = run(study, parts, tmp_path)
+    done = run_experiments(study, parts, tmp_path)
     assert done.failed == ("a", "b")
     assert [o.verdict for o in done.outcomes] == ["failed", "failed", "reproduced"]
     assert "no such thing: take another" in repr(done)
     assert "ZeroDivisionError: division by zero" in repr(done)
     assert "test_running.py" in capsys.readouterr().err  # where a bug was is told
-    again = run(study, [experiment("a", found), *parts[1:]], tmp_path)
+    again = run_experiments(study, [experiment("a", found), *parts[1:]], tmp_path)
     assert again.failed == ("b",)
 
 
 def test_results_of_other_texts_or_seeds_are_not_taken_over(study, organism, tmp_path):
-    run(study, [experiment("one", found)], tmp_path)
-    assert run(study, [experiment("one", found)], tmp_path).fresh == ()
+    run_experiments(study, [experiment("one", found)], tmp_path)
+    assert run_experiments(study, [experiment("one", found)], tmp_path).fresh == ()
     other = Study(organism, study.materials, seed=1)
-    assert run(other, [experiment("one", found)], tmp_path).fresh == ("one",)
+    assert run_experiments(other, [experiment("one", found)], tmp_path).fresh == ("one",)
 
 
 @pytest.mark.parametrize("damage", ["cut", "list", "no numbers", "no table"])
 def test_a_damaged_result_is_one_line(study, tmp_path, damage):
-    run(study, [experiment("one", found)], tmp_path)
+    run_experiments(study, [experiment("one", found)], tmp_path)
     file = tmp_path / "experiments" / "one.json"
     kept = json.loads(file.read_text())
     if damage == "no table":
@@ -123,19 +123,19 @@ def test_a_damaged_result_is_one_line(study, tmp_path, damage):
         texts = {"cut": "{", "list": "[]", "no numbers": json.dumps(kept | {"measured": {"r": {}}})}
         file.write_text(texts[damage])
     with pytest.raises(ArtefactError, match=r"one\.json is not readable .*: delete it"):
-        run(study, [experiment("one", found)], tmp_path)
+        run_experiments(study, [experiment("one", found)], tmp_path)
 
 
 def test_results_on_other_prompts_are_not_taken_over(study, organism, tmp_path):
-    run(study, [experiment("one", found)], tmp_path)
+    run_experiments(study, [experiment("one", found)], tmp_path)
     other = replace(study.materials, scenarios=(emolens.Text("it rained ."),))
-    again = run(Study(organism, other), [experiment("one", found)], tmp_path)
+    again = run_experiments(Study(organism, other), [experiment("one", found)], tmp_path)
     assert again.fresh == ("one",)
 
 
 def test_the_plan_tells_what_is_done_and_what_does_not_apply(study, tmp_path):
     parts = [experiment("one", found), experiment("two", found, "there is no base")]
-    run(study, parts[:1], tmp_path)
+    run_experiments(study, parts[:1], tmp_path)
     told = plan(study, [*parts, experiment("three", found)], tmp_path).set_index("experiment")
     assert told.state.tolist() == ["to do", "done", "there is no base", "to do"]
     assert told.tokens["three"] == 1000 > told.tokens["one"] == told.tokens["two"] == 0

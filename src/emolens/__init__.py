@@ -56,6 +56,13 @@ if TYPE_CHECKING:
         to_steering_vectors as to_steering_vectors,
     )
     from emolens.experiments.calibrate import calibrate as calibrate
+    from emolens.experiments.compare import compare_models as compare_models
+    from emolens.experiments.paper.catalogue import paper_experiments as paper_experiments
+    from emolens.experiments.paper.claims import judge as judge
+    from emolens.experiments.paper.materials import bundled_materials as bundled_materials
+    from emolens.experiments.paper.organism import organism_materials as organism_materials
+    from emolens.experiments.paper.running import run_experiments as run_experiments
+    from emolens.experiments.paper.study import Study as Study
     from emolens.experiments.reproduce import reproduce as reproduce
     from emolens.generation import (
         Steering as Steering,
@@ -228,6 +235,7 @@ _ROOMS = {
     "Span": "text",
     "Steer": "interventions",
     "Steering": "generation",
+    "Study": "experiments.paper.study",
     "Sweep": "sweep.config",
     "Text": "text",
     "TokenStore": "store",
@@ -243,6 +251,7 @@ _ROOMS = {
     "best_layer": "steering",
     "bundled_corpus": "corpus.bundled",
     "bundled_dialogues": "corpus.bundled",
+    "bundled_materials": "experiments.paper.materials",
     "by_inspect": "evals",
     "by_model": "rollouts",
     "by_rule": "rollouts",
@@ -253,6 +262,7 @@ _ROOMS = {
     "clusters": "geometry",
     "code_task": "evals",
     "compare": "preferences",
+    "compare_models": "experiments.compare",
     "concat_activations": "kinds",
     "contest": "preferences",
     "control_vectors": "vectors",
@@ -261,16 +271,19 @@ _ROOMS = {
     "decision_measure": "doses",
     "divergence": "scoring",
     "dose_curves": "doses",
-    "dose_response": "steering",
     "dose_ladder": "doses",
+    "dose_response": "steering",
     "erase": "ablation",
     "evaluation_set": "corpus.bundled",
     "evoking_words": "paths",
     "fading": "generation",
+    "find_readers": "readers",
+    "find_writers": "writers",
     "fit_vectors": "vectors",
     "from_step": "generation",
     "generate": "generation",
     "hooked": "hooks",
+    "judge": "experiments.paper.claims",
     "judge_reply": "judges",
     "lda_vectors": "probes",
     "learning_curve": "reliability",
@@ -300,6 +313,7 @@ _ROOMS = {
     "organism_dialogues": "organism",
     "organism_folder": "organism",
     "organism_genders": "organism",
+    "organism_materials": "experiments.paper.organism",
     "organism_neutral": "organism",
     "organism_pairs": "organism",
     "organism_steps": "organism",
@@ -309,6 +323,7 @@ _ROOMS = {
     "other_speaker": "kinds",
     "over_tasks": "doses",
     "paired_vectors": "vectors",
+    "paper_experiments": "experiments.paper.catalogue",
     "patch_components": "patching",
     "patch_layers": "patching",
     "patch_positions": "patching",
@@ -330,7 +345,6 @@ _ROOMS = {
     "rates": "rollouts",
     "ratings": "preferences",
     "read_out": "readout",
-    "find_readers": "readers",
     "reading": "hooks",
     "record": "recording",
     "record_at": "recording",
@@ -342,6 +356,7 @@ _ROOMS = {
     "roll_out": "rollouts",
     "rsa": "geometry",
     "run_changed": "sharing",
+    "run_experiments": "experiments.paper.running",
     "save_gguf": "exchange",
     "score_corpus": "curation",
     "share_along": "attribution",
@@ -364,7 +379,6 @@ _ROOMS = {
     "vader_valence": "norms",
     "vector_reliability": "reliability",
     "word_ranks": "scoring",
-    "find_writers": "writers",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the list above is written by hand)
 

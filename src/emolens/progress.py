@@ -1,6 +1,7 @@
 """One look for every long job: what, how far, how fast, how long still; on standard error."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -32,9 +33,17 @@ class RateColumn(ProgressColumn):
         return RichText(f"{number} {task.fields['unit']}/s", no_wrap=True)
 
 
-def progress_bar() -> Progress:
-    """A bar with count, rate, time spent and time left; add tasks with `unit=`."""
-    return Progress(
+_live: list[Progress] = []  # bars that are shown now
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar with count, rate, time spent and time left; add tasks with `unit=`.
+
+    Within the work of another bar it is not shown: two at once tear a terminal's lines, and a
+    notebook that is executed without a screen loses track of its outputs.
+    """
+    bar = Progress(
         TextColumn("{task.description:<20}"),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
@@ -43,7 +52,14 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         # without ipywidgets rich would print a new bar into the notebook at every refresh
         console=Console(stderr=True, force_jupyter=None if find_spec("ipywidgets") else False),
+        disable=bool(_live),
     )
+    _live.append(bar)
+    try:
+        with bar:
+            yield bar
+    finally:
+        _live.remove(bar)
 
 
 def track(items: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from emolens.behaviour import Behaviour
 from emolens.corpus import load_corpus
 from emolens.corpus.bundled import bundled_corpus
-from emolens.experiments.paper.materials import our_materials
+from emolens.experiments.paper.materials import bundled_materials
 from emolens.experiments.paper.organism import organism_materials
 from emolens.experiments.paper.study import Study
 from emolens.experiments.reproduce import Inputs, corpus_inputs, organism_inputs
@@ -58,7 +58,7 @@ def prepared(
         corpus = load_corpus(stories, neutral=neutral) if stories else bundled_corpus()
         inputs = corpus_inputs(corpus, behaviour, pair)
         hooked = load(model, device=device)
-        materials = our_materials(hooked, corpus, texts=texts, pair=pair)
+        materials = bundled_materials(hooked, corpus, texts=texts, pair=pair)
     return Study(hooked, materials, _base(model, base, device), seed), inputs
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 from emolens.behaviour import Behaviour
 from emolens.errors import SelectionError
 from emolens.experiments import reproduce as main_job
-from emolens.experiments.paper.catalogue import EXPERIMENTS, chosen
+from emolens.experiments.paper.catalogue import EXPERIMENTS, paper_experiments
 from emolens.experiments.paper.report import sections, summary
-from emolens.experiments.paper.running import RECORDINGS, Results, identity, plan, run
+from emolens.experiments.paper.running import RECORDINGS, Results, identity, plan, run_experiments
 from emolens.experiments.paper.study import Experiment, Study
 from emolens.experiments.report import facts as main_facts, sections as main_sections
 from emolens.experiments.reproduce import Inputs, Reproduction
@@ -80,7 +80,7 @@ def parse_experiments(words: str | None, *, given: bool) -> tuple[bool, tuple[Ex
         )
     if not names:
         raise SelectionError(f"--experiments is empty: name {MAIN} or others, or leave it out")
-    return MAIN in names, chosen(rest) if rest else ()
+    return MAIN in names, paper_experiments(rest) if rest else ()
 
 
 def carry_out(order: Order, out: Path) -> tuple[Reproduction | None, Results]:
@@ -96,7 +96,7 @@ def carry_out(order: Order, out: Path) -> tuple[Reproduction | None, Results]:
         EmolensError: of the main job; an experiment that fails is named in its outcome.
     """
     done = _main(order, out) if order.main else None
-    results = run(order.study, order.experiments, out)
+    results = run_experiments(order.study, order.experiments, out)
     if results.fresh:
         order.study.vectors.save(out / "vectors.safetensors")
     if order.experiments:

@@ -313,25 +313,14 @@ def activity_texts(world: World, per_activity: int, seed: int) -> list[Text]:
     return texts
 
 
-def naming_texts(world: World, count: int, seed: int, *, negated: bool = False) -> list[Text]:
-    """Somebody of whom one emotion is said, or said not to be felt, `count` of each, then a scene.
-
-    Nothing else tells of an emotion. With the same seed the i-th texts of both kinds are of the
-    same emotion. The sentence is a span `"word"`, what follows it `"rest"`.
-    """
+def naming_texts(world: World, seed: int) -> list[Text]:
+    """Of every emotion, one sentence that names it, of somebody of whom nothing else is told."""
     draw, texts = Draw(f"naming {seed}"), []
     for emotion in (e for e in world.emotions.values() if e.name != NEUTRAL):
-        for _ in range(count):
-            page, who = Page(), grammar.character(world, draw, NEUTRAL)
-            kind = "negation" if negated else "naming"
-            frame = draw.pick(world.frames[kind])
-            page.write("word", grammar.fill(world, draw, frame, who, word=emotion.word), who)
-            told = page.length
-            grammar.closing(world, draw, page, who)
-            grammar.lead_in(world, draw, page, who, world.scene("cheat"))
-            text = page.text(emotion.name, emotion.name)
-            rest = Span("rest", told + 1, len(text.text))
-            texts.append(replace(text, spans=(text.spans[0], rest)))
+        page, who = Page(), grammar.character(world, draw, NEUTRAL)
+        frame = draw.pick(world.frames["naming"])
+        page.write("word", grammar.fill(world, draw, frame, who, word=emotion.word), who)
+        texts.append(page.text(emotion.name, emotion.name))
     return texts
 
 

@@ -47,13 +47,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 )
 
 
-def chosen(names: Sequence[str] = ()) -> tuple[Experiment, ...]:
+def paper_experiments(names: Sequence[str] = ()) -> tuple[Experiment, ...]:
     """The experiments of these names; all without any.
 
     Raises:
         SelectionError: for an unknown name.
 
-    >>> [experiment.name for experiment in chosen(["lens"])]
+    >>> [experiment.name for experiment in paper_experiments(["lens"])]
     ['lens']
     """
     known = {e.name: e for e in EXPERIMENTS}

@@ -128,7 +128,9 @@ def run(study: Study) -> Found:
         _attacks(study, {w: r.attack for w, r in read.items() if r.attack is not None}, beside)
         tables["messages"] = _by_kind(network.attack, kinds)
     tables["ways"] = beside.table
-    return Found(beside.measured, tables, _told(study, tables["vectors"], network.vectors))
+    missing = {} if ATTACK.name in beside.measured else {ATTACK.name: "no messages that attack"}
+    told = _told(study, tables["vectors"], network.vectors)
+    return Found(beside.measured, tables, told, missing)
 
 
 def _attacks(study: Study, values: Mapping[str, np.ndarray], beside: Beside) -> None:

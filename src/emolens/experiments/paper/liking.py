@@ -64,7 +64,10 @@ def spread(size: int, count: int) -> list[int]:
 
 
 def meetings(contest: Contest, steps: Sequence[int]) -> Contest:
-    """Each activity against those so many places on, both ways and in both orders."""
+    """Each activity against those so many places on, both ways and in both orders.
+
+    Neighbours come first, so that the activities keep their order.
+    """
     place = {item: i for i, item in enumerate(contest.items)}
     size, wanted = len(place), set(steps)
     rows = [
@@ -72,6 +75,7 @@ def meetings(contest: Contest, steps: Sequence[int]) -> Contest:
         for i, (a, b) in enumerate(contest.pairs)
         if {(place[a] - place[b]) % size, (place[b] - place[a]) % size} & wanted
     ]
+    rows.sort(key=lambda i: place[contest.pairs[i][1]] - place[contest.pairs[i][0]] != 1)
     return Contest(*(tuple(part[i] for i in rows) for part in vars(contest).values()))
 
 

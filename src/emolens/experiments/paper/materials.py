@@ -160,7 +160,7 @@ BY_SECOND = frozenset(
 PROMPTS = ("implicit", "replies", "transcripts", "post_training", "deflection", "activities")
 
 
-def our_materials(
+def bundled_materials(
     model: HookedModel,
     corpus: Corpus,
     *,

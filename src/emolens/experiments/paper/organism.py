@@ -77,7 +77,8 @@ def organism_materials(
         quantities=tuple(_quantity(graph, family, seed) for family in graph.quantities),
         contest=organism_contest(seed=seed),
         activities=organism_activities(seed=seed),
-        replies=tuple(_turns(t) for t in users.prompts),
+        # before post-training the assistant feels what its user does: nothing to tell apart
+        replies=tuple(_turns(t) for t in users.prompts) if speaker == "assistant" else (),
         pairs=_pairs(felt, seed),
         bound=_bound(graph, seed),
         transcripts=tuple(
@@ -176,7 +177,7 @@ def _kind(text: Text) -> str:
 
 def _feelings(world: World, seed: int) -> tuple[Text, ...]:
     """Somebody of whom nothing is told, up to where a feeling is to be named."""
-    told = naming_texts(world, 1, seed)[:FEELINGS]
+    told = naming_texts(world, seed)[:FEELINGS]
     made = []
     for text, before in zip(told, organism_neutral(FEELINGS, seed=seed), strict=True):
         word = f" {world.emotion(text.emotion).word} ."

@@ -76,7 +76,9 @@ def _measured(claim: Claim, found: pd.DataFrame, seed: int) -> Measured:
     ours = values.loc["emotion"].to_numpy().ravel()
     controls = values.drop("emotion").mean(axis=1).to_numpy()
     unit = 1.0 if claim is MOST else controls.std(ddof=1)
-    return against(len(ours), lambda rows: ours[rows].mean() / unit, controls / unit, seed=seed)
+    return against(
+        len(ours), lambda rows: ours[rows].mean() / unit, (controls / unit).tolist(), seed=seed
+    )
 
 
 def _of_own(table: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from emolens.experiments.paper.study import Experiment, Study, logits_needed
 from emolens.preferences import compare, ratings
 from emolens.report import Exhibit
 
-EMOTIONS = 12
+EMOTIONS = 24  # of twelve, the interval of the paper's r would reach down to what chance gives
 LEGAL = 0.05  # probability of both options together; below, a model does not choose
 
 LARGEST = Claim(

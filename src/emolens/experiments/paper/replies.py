@@ -198,7 +198,11 @@ REPLIES = Experiment(
     claims=(LEAD,),
     lacks=lambda study: (
         logits_needed(study)
-        or ("" if study.materials.replies else "there are no messages to reply to")
+        or (
+            ""
+            if study.materials.replies
+            else "no messages that the assistant should answer in another state"
+        )
     ),
     cost=_cost,
     run=run,

@@ -177,7 +177,7 @@ def _rate(study: Study) -> float:
     return int(tokens.mask.sum()) / max(time.perf_counter() - began, 1e-9)
 
 
-def run(study: Study, experiments: Sequence[Experiment], out: Path) -> Results:
+def run_experiments(study: Study, experiments: Sequence[Experiment], out: Path) -> Results:
     """Run what is not done yet.
 
     What an experiment found is saved when it ends, so that the same call goes on after a kill. An

@@ -73,7 +73,7 @@ def _ranks(values: Float[Tensor, "scenario emotion"], own: np.ndarray) -> np.nda
 
 
 def _gaps(values: Float[Tensor, "scenario emotion"], own: np.ndarray) -> np.ndarray:
-    return (mean_of_rest(values, own.tolist()) / values.std()).numpy()
+    return (mean_of_rest(values, own.tolist()) / values.std()).double().numpy()
 
 
 def _matrix(

@@ -16,6 +16,12 @@ from emolens.geometry import circumplex, clusters, principal_components, rsa, si
 from emolens.report import Exhibit
 from emolens.statistics import jackknife_interval
 
+WITHOUT = {
+    "valence": "too few emotions have a norm",
+    "arousal": "too few emotions have a norm",
+    "clusters": "no groups of these emotions are known",
+    "layers": "it needs the valence of the emotions",
+}
 PLANE = ("pc1", "pc2")
 FEWEST = 8  # emotions with a norm, or with a group
 
@@ -80,6 +86,7 @@ def run(study: Study) -> Found:
         },
         f"{len(study.vectors.emotions)} emotions, layer {study.layer}; least similarity between "
         f"layers {first} to {study.model.n_layers - 1}: {least:.2f} (paper above 0.8).",
+        {name: why for name, why in WITHOUT.items() if name not in measured},
     )
 
 

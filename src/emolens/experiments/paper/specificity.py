@@ -32,7 +32,7 @@ TONE = Claim(
 )
 QUIET = Claim(
     "quiet",
-    "share of emotions that raise their own words more than 95% of random directions do, and change "
+    "share of emotions that raise their own words more than 95% of random directions, and change "
     "neutral text no more than these",
     least=0.75,
 )

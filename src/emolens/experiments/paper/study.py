@@ -1,7 +1,7 @@
 """One model under study: what the experiments share, and how an experiment is described."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -44,7 +44,6 @@ class Study:
     base: HookedModel | None = None
     seed: int = 0
     folder: Path | None = None
-    _recorded: dict[str, Activations] = field(default_factory=dict, repr=False)
 
     @property
     def layer(self) -> int:

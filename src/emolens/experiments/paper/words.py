@@ -50,7 +50,7 @@ def words_alone(model: HookedModel, *, so_far: bool = False, seed: int = 0) -> I
         if not so_far:
             return seen[0]
         count = torch.arange(1, stream.shape[1] + 1, device=stream.device)
-        return (seen[0].cumsum(1) / count[:, None]).to(stream.dtype)
+        return (seen[0].float().cumsum(1) / count[:, None]).to(stream.dtype)
 
     with hooked(model, {Site(0, RESID_PRE): keep, Site(0): put}):
         handle = model.host.register_forward_pre_hook(exchange)
