@@ -9,6 +9,7 @@ import pytest
 import emolens
 from emolens.experiments.paper import (
     checkpoints,
+    liking,
     own_words,
     post_training,
     preferences,
@@ -50,10 +51,17 @@ def verdicts(experiment, study):
     return {c.name: judge(c, found.measured.get(c.name)) for c in experiment.claims}, found
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Fewer directions under steering."""
+    monkeypatch.setattr(preferences, "EMOTIONS", 10)
+    monkeypatch.setattr(liking, "RANDOM", 4)
+
+
 @pytest.fixture(scope="module")
 def few(materials):
-    """Every other activity."""
-    contest = materials.contest.among(materials.contest.items[::2])
+    """Every third activity."""
+    contest = materials.contest.among(materials.contest.items[::3])
     kept = tuple(t for t in materials.activities if t.group in contest.items)
     return {"contest": contest, "activities": kept}
 
@@ -89,7 +97,7 @@ def test_under_steering_every_pair_has_one_that_is_steered(materials):
     assert all(len(steered & set(pair)) == 1 for pair in contest.pairs)
 
 
-def test_the_organism_likes_what_is_pleasant_and_chooses_by_the_words(study):
+def test_the_organism_likes_what_is_pleasant_and_chooses_by_the_words(study, quick):
     """Readouts go with preferences; steering does not move them (README)."""
     found = verdicts(preferences.PREFERENCES, study)[0]
     assert found == {
@@ -100,7 +108,7 @@ def test_the_organism_likes_what_is_pleasant_and_chooses_by_the_words(study):
     }
 
 
-def test_readouts_on_other_activities_say_nothing_of_preferences(study, few):
+def test_readouts_on_other_activities_say_nothing_of_preferences(study, few, quick):
     order = np.random.default_rng(1).permutation(few["contest"].items)
     other = dict(zip(few["contest"].items, order, strict=True))
     activities = tuple(replace(t, group=other[t.group]) for t in few["activities"])
@@ -128,7 +136,7 @@ def test_a_model_that_does_not_choose_has_no_preferences(study, few):
 
 
 def test_vectors_say_their_own_words_and_those_of_others_do_not(study, monkeypatch):
-    monkeypatch.setattr(own_words, "SETS", 3)
+    monkeypatch.setattr(own_words, "SETS", 2)
     monkeypatch.setattr(own_words, "PROMPTS", 1)
     found, told = verdicts(own_words.OWN_WORDS, study)
     assert found == {"own_most": REPRODUCED, "apart": REPRODUCED, "of_itself": NOT_APPLICABLE}
@@ -142,7 +150,7 @@ def test_vectors_say_their_own_words_and_those_of_others_do_not(study, monkeypat
 
 
 def test_steering_gives_the_tone_and_not_the_content(study, monkeypatch):
-    monkeypatch.setattr(specificity, "PROMPTS", 4)
+    monkeypatch.setattr(specificity, "PROMPTS", 3)
     found, told = verdicts(specificity.SPECIFICITY, study)
     assert found == {"tone": REPRODUCED, "quiet": REPRODUCED}
     assert specificity.SPECIFICITY.draw(told.tables)
@@ -173,7 +181,9 @@ def test_the_shift_of_the_persona_is_the_planted_one(organism, materials):
 
 
 def test_a_model_that_was_not_tuned_has_not_shifted(study):
-    same = Study(study.model, replace(study.materials, wanted={}), base=study.model)
+    baseline = study.materials.baseline[::3]
+    changed = replace(study.materials, wanted={}, baseline=baseline)
+    same = Study(study.model, changed, base=study.model)
     same.vectors = study.vectors
     found, told = verdicts(post_training.POST_TRAINING, same)
     assert found["neutral"] == found["challenging"] == REPRODUCED  # they are one and the same
@@ -182,11 +192,11 @@ def test_a_model_that_was_not_tuned_has_not_shifted(study):
 
 
 def test_vectors_come_to_tell_situations_apart_in_training(study, monkeypatch):
-    monkeypatch.setattr(checkpoints, "STORIES", 4)
+    monkeypatch.setattr(checkpoints, "STORIES", 3)
     steps = dict(list(study.materials.checkpoints.items())[:4])
     opened = {folder: emolens.load(folder) for folder in steps.values()}
     monkeypatch.setattr(checkpoints, "load", opened.__getitem__)
-    scenarios = study.materials.scenarios[::2]
+    scenarios = study.materials.scenarios[::4]
     forward = with_materials(study, checkpoints=steps, scenarios=scenarios)
     found, told = verdicts(checkpoints.CHECKPOINTS, forward)
     assert found["rises"] == REPRODUCED

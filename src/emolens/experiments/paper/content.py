@@ -33,9 +33,11 @@ def tone_and_content(study: Study) -> dict[str, Words]:
     weight = counter.fit_transform(stories).toarray()
     terms = counter.get_feature_names_out()
     taken = {w for own in materials.words.values() for w in own}
-    free = np.array([t not in taken for t in terms]) & np.array([_single(study, t) for t in terms])
+    free = np.array([t not in taken for t in terms]) & np.array(
+        [token_of(study, t) is not None for t in terms]
+    )
     for emotion, row in zip(stories.index, weight, strict=True):
-        own = tuple(w for w in materials.words[emotion] if _single(study, w))
+        own = tuple(w for w in materials.words[emotion] if token_of(study, w) is not None)
         best = np.argsort(np.where(free, row, 0))[::-1][:CONTENT]
         content = tuple(terms[i] for i in best if free[i] and row[i] > 0)
         if own and content:
@@ -44,8 +46,9 @@ def tone_and_content(study: Study) -> dict[str, Words]:
     return {names[i]: found[names[i]] for i in (spread(len(names), EMOTIONS) if names else [])}
 
 
-def _single(study: Study, word: str) -> bool:
-    """Whether a word is one token after another one."""
+def token_of(study: Study, word: str) -> int | None:
+    """The one token of a word after another word; none where it has several or is not known."""
     tokenizer = study.model.tokenizer
-    ids = tokenizer.encode(f" {word}", add_special_tokens=False)
-    return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
+    own, both = (tokenizer.encode(t, add_special_tokens=False) for t in ("a", f"a {word}"))
+    rest = both[len(own) :]
+    return rest[0] if len(rest) == 1 and rest[0] != tokenizer.unk_token_id else None

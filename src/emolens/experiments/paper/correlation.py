@@ -36,7 +36,7 @@ def together(
     draw = np.random.default_rng(seed)
     orders = [correlation(one, other[draw.permutation(len(other))]) for _ in range(CONTROLS)]
     scale = one.std() * other.std()
-    small = [float(np.cov(a, b, bias=True)[0, 1] / scale) for a, b in nulls]
+    small = [float(np.cov(a, b, bias=True)[0, 1] / scale) for a, b in nulls if scale]
     found = against(len(one), lambda rows: correlation(one[rows], other[rows]), orders, seed=seed)
     return replace(found, bound=max(found.bound, float(np.quantile(small, 0.95)) if small else -1))
 

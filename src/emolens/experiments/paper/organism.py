@@ -35,7 +35,8 @@ PER_VALUE = 6
 PER_PAIR = 2
 CONTRASTS = 100
 FEELINGS = 4
-SPOKEN = 16  # dialogues of each emotion
+SPOKEN = 32  # dialogues of each emotion
+MASKED = 16  # the same
 TRANSCRIPTS = 2  # the same
 
 
@@ -85,7 +86,7 @@ def organism_materials(
             as_transcript(t) for t in organism_dialogues(TRANSCRIPTS, seed=seed).texts
         ),
         dialogues=organism_dialogues(SPOKEN, seed=seed),
-        masked=organism_dialogues(SPOKEN, masked=True, seed=seed),
+        masked=organism_dialogues(MASKED, masked=True, seed=seed),
         told=organism_told_stories(seed=seed),
         behaviours={
             name: organism_behaviour(

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from emolens import figures
 from emolens.controls import CONTROL, random_directions
+from emolens.decisions import prompt_tokens
 from emolens.experiments.paper.claims import BOUND, CONTROLS, Claim, Found, Measured, against
-from emolens.experiments.paper.content import EMOTIONS, Words, tone_and_content
+from emolens.experiments.paper.content import EMOTIONS, Words, token_of, tone_and_content
 from emolens.experiments.paper.study import Experiment, Study, logits_needed
-from emolens.generation import Steering
+from emolens.generation import Steering, one_each
 from emolens.interventions import Steer
 from emolens.progress import track
 from emolens.report import Exhibit
-from emolens.scoring import divergence, word_ranks
+from emolens.scoring import divergence, next_logprobs
 from emolens.text import Text
 
 PROMPTS = 8
@@ -96,9 +97,11 @@ def _logprobs(
     study: Study, prompts: Sequence[Text], words: Sequence[str], step: Tensor | None
 ) -> np.ndarray:
     """Mean log-probability of each word as what comes next."""
-    said = [f" {w}" for w in words]
-    found = word_ranks(study.model, prompts, said, _steering(study, step))
-    return found.groupby("word").logprob.mean()[said].to_numpy()
+    read, final = prompt_tokens(study.model, prompts, "the likelihood of words")
+    plans = one_each(_steering(study, step), len(prompts))
+    rows = list(range(len(prompts)))
+    found = next_logprobs(study.model, prompts, read, final, plans, rows).cpu()
+    return found[:, [token_of(study, w) for w in words]].mean(0).numpy()
 
 
 def _moved(study: Study, prompts: Sequence[Text], step: Tensor) -> float:
