@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from emolens.errors import SelectionError
 from emolens.experiments.paper.materials import Bound, Materials, Pair, Quantity
-from emolens.experiments.paper.study import TWELVE
+from emolens.experiments.words import TWELVE
 from emolens.organism import (
     organism_activities,
     organism_behaviour,

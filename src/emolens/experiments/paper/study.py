@@ -13,6 +13,7 @@ from torch import Tensor
 from emolens.activations import Activations
 from emolens.experiments.paper.claims import Claim, Found
 from emolens.experiments.paper.materials import Materials
+from emolens.experiments.words import TWELVE
 from emolens.model import HookedModel
 from emolens.positions import PositionRule, last
 from emolens.readout import Kind, read_out
@@ -20,11 +21,6 @@ from emolens.recording import record
 from emolens.report import Exhibit
 from emolens.text import Text
 from emolens.vectors import EmotionVectors, fit_vectors
-
-TWELVE = (
-    *("happy", "inspired", "loving", "proud", "calm", "desperate"),
-    *("angry", "guilty", "sad", "afraid", "nervous", "surprised"),
-)
 
 
 @dataclass(eq=False)
