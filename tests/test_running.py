@@ -15,7 +15,7 @@ from emolens.experiments.paper.claims import Claim, Found, Measured, judge, over
 from emolens.experiments.paper.materials import Materials
 from emolens.experiments.paper.running import plan, run_experiments
 from emolens.experiments.paper.study import Experiment, Study
-from emolens.experiments.parity import FIGURES, TABLES, covered, parity_page
+from emolens.experiments.parity import FIGURES, LEFT_OUT, TABLES, covered, parity_page
 from emolens.report import Exhibit
 
 CLAIM = Claim("r", "they go together", 0.6, paper=0.7, confidence="P")
@@ -145,6 +145,7 @@ def test_the_plan_tells_what_is_done_and_what_does_not_apply(study, tmp_path):
 def test_every_figure_of_the_paper_has_its_row():
     table = covered()
     assert len(table) == FIGURES + TABLES
+    assert {part for part, names in table.items() if not names} == set(LEFT_OUT)
     page = parity_page(
         [{"model": "a|b<script>", "experiments": [{"name": "lens", "verdict": "reproduced"}]}]
     )

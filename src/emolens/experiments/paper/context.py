@@ -149,7 +149,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> list[Exhibit]:
 CONTEXT = Experiment(
     name="context",
     title="Words that change what follows",
-    figures="Figs. 12 to 14",
+    figures="Figs. 12-14",
     inputs="pairs of texts that differ in a few words, or in whether an emotion is denied",
     procedure="the residual is read at the changed words or the emotion's word, in the same words "
     "that follow, and at the last token, after every layer",

@@ -189,7 +189,7 @@ def _cost(study: Study) -> int:
 REPLIES = Experiment(
     name="replies",
     title="Where a reply begins",
-    figures="Fig. 10, Fig. 11, Tables 3 and 4",
+    figures="Figs. 10, 11, Tables 3, 4",
     inputs="messages to an assistant whose reply is to follow",
     procedure=f"the residual is read at the end of the user's turn, where the reply begins, and as "
     f"a mean over the first {WRITTEN} tokens of the model's own reply",
