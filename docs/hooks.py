@@ -58,7 +58,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
     """Write the reference: a page for each room, one of all names, and the command line's."""
     pages = {page_of(room): room_page(room, names) for room, names in rooms().items()}
     pages |= {"reference/index.md": index_page(), COMMANDS: command_page()}
-    cards = sorted(Path(config.config_file_path).parent.glob("docs/cards/*.json"))
+    cards = sorted(Path(config.docs_dir).glob("cards/*.json"))
     pages[PARITY] = parity_page([read_card(card) for card in cards])
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))

@@ -18,7 +18,7 @@ from emolens.experiments.paper.impossible import IMPOSSIBLE
 from emolens.experiments.paper.materials import Materials, Rollouts
 from emolens.experiments.paper.organism import organism_materials
 from emolens.experiments.paper.study import Study
-from emolens.experiments.paper.threat import RISE, THREAT
+from emolens.experiments.paper.threat import THREAT
 from emolens.generation import UNCHANGED
 from emolens.organism import planted_probability
 from emolens.text import NEUTRAL, Text, Turn
@@ -58,7 +58,9 @@ def test_threats_go_as_planted(study, threat):
     prompts = threat.tables["prompts"]
     assert prompts.rate.corr(prompts.desperate) > 0.9
     assert prompts.rate.corr(prompts.calm) < -0.8
-    assert [e.chart is not None for e in THREAT.draw(threat.tables)] == [True] * 4
+    drawn = THREAT.draw(threat.tables)
+    assert [e.chart is not None for e in drawn] == [True] * 4
+    assert {e.table_file for e in drawn} <= {f"threat_{table}" for table in threat.tables}
 
 
 def test_a_dose_is_a_step_at_every_token(study, threat):
@@ -120,7 +122,8 @@ def test_rise_and_fall_are_beside_their_controls():
     down = rates.fall(some_curves([-0.1] * 4, [0.1, -0.04]), "up")
     assert down.found == down.low == pytest.approx(0.5)
     assert 0 < down.bound < 0.2
-    assert judge(RISE, rates.rise(some_curves([0.3] * 4, [0.5] * 9), ["up"])) == NOT_REPRODUCED
+    claim = THREAT.claims[0]
+    assert judge(claim, rates.rise(some_curves([0.3] * 4, [0.5] * 9), ["up"])) == NOT_REPRODUCED
 
 
 def asked(study, count):

@@ -148,12 +148,12 @@ def reproduce(
         job.output_folder(hooked.name, hooked.fingerprint, inputs, chosen, seed, str(vectors))
     )
     order = whole.Order(study, inputs, main, named, chosen, fitted)
-    cost = order.plan(folder)
     if explain:
+        cost = order.plan(folder)
         typer.echo(cost.to_json(orient="records") if as_json else cost.to_string(index=False))
         return
     if named and not as_json:
-        typer.echo(cost.to_string(index=False), err=True)
+        typer.echo(order.plan(folder).to_string(index=False), err=True)
     done, results = whole.carry_out(order, folder)
     _tell(done, results, folder, as_json)
     raise typer.Exit(1 if results.failed else 0)
@@ -161,9 +161,9 @@ def reproduce(
 
 def _tell(done: Any, results: Any, folder: Path, as_json: bool) -> None:
     """What a reproduction found: a line an experiment, or one JSON object."""
-    card = json.loads(results.to_json()) if results.outcomes else {}
-    summary = json.loads((folder / "summary.json").read_text("utf-8")) if done else {}
     if as_json:
+        card = json.loads(results.to_json()) if results.outcomes else {}
+        summary = json.loads((folder / "summary.json").read_text("utf-8")) if done else {}
         typer.echo(json.dumps(card | summary))
         return
     for part in (done, results):

@@ -30,8 +30,8 @@ def prepared(
 ) -> tuple[Study, Inputs]:
     """Open the model and bring together what the main job and the experiments read.
 
-    The organism without texts of the user's gets those of its own world. Everything that can be
-    wrong with files is found before the model is opened.
+    The organism without texts of the user's gets those of its own world. Stories are read before
+    the model is opened; evaluation sets after it, which are written as the model wants them.
 
     Args:
         model: `"organism"` or another shipped checkpoint, a folder, or a hub id.

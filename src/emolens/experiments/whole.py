@@ -13,7 +13,7 @@ from emolens.errors import SelectionError
 from emolens.experiments import reproduce as main_job
 from emolens.experiments.paper.catalogue import EXPERIMENTS, paper_experiments
 from emolens.experiments.paper.report import sections, summary
-from emolens.experiments.paper.running import RECORDINGS, Results, identity, plan, run_experiments
+from emolens.experiments.paper.running import RECORDINGS, Results, plan, run_experiments
 from emolens.experiments.paper.study import Experiment, Study
 from emolens.experiments.report import facts as main_facts, sections as main_sections
 from emolens.experiments.reproduce import Inputs, Reproduction
@@ -109,7 +109,7 @@ def _main(order: Order, out: Path) -> Reproduction:
     study = order.study
     study.folder = out / RECORDINGS
     own = hashlib.sha256(
-        json.dumps([identity(study), _told(order), str(order.layers), str(order.vectors)]).encode()
+        json.dumps([study.identity, _told(order), str(order.layers), str(order.vectors)]).encode()
     ).hexdigest()
     done = Reproduction.load(out, study.model, order.inputs, own)
     if done is None:

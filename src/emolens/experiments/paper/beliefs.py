@@ -10,6 +10,7 @@ from emolens.controls import CONTROL
 from emolens.doses import Curves
 from emolens.experiments.paper import behaviours, rates
 from emolens.experiments.paper.claims import CONTROLS, Claim, Found, Measured, against
+from emolens.experiments.paper.correlation import correlation
 from emolens.experiments.paper.study import Experiment, Study
 from emolens.report import Exhibit
 
@@ -88,14 +89,9 @@ def _apart(
     sets = [draw.choice(beside, len(sides), replace=False) for _ in range(CONTROLS)]
     return against(
         own.shape[1],
-        lambda rows: _correlation(sides, own[:, rows].mean(1)),
-        [_correlation(sides, values) for values in sets],
+        lambda rows: correlation(sides, own[:, rows].mean(1)),
+        [correlation(sides, values) for values in sets],
     )
-
-
-def _correlation(sides: np.ndarray, values: np.ndarray) -> float:
-    """Pearson's r; 0 where nothing moved."""
-    return float(np.corrcoef(sides, values)[0, 1]) if np.ptp(values) > 0 else 0.0
 
 
 def _signs(table: pd.DataFrame, emotions: Sequence[str]) -> pd.DataFrame:
@@ -121,7 +117,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> list[Exhibit]:
     dosed = figures.dose_curves(curves, "rate")
     return [
         Exhibit("Rates under doses", dosed, curves, "beliefs_curves"),
-        rates.template_lines(tables, "agreement"),
+        rates.template_lines(tables, NAME, "rate of agreement"),
         Exhibit("What a step each way does", None, tables["signs"], "beliefs_signs"),
     ]
 

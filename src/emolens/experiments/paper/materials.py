@@ -153,10 +153,6 @@ VERDICTS = {
     "impossible": ("hack", "honest"),
     "beliefs": ("supported", "not supported"),
 }
-# What the second version of a minimal pair shows; of the rest the first, pleasant one shows more.
-BY_SECOND = frozenset(
-    ("afraid", "angry", "desperate", "guilty", "nervous", "sad", "surprised", "tired")
-)
 PROMPTS = ("implicit", "replies", "transcripts", "post_training", "deflection", "activities")
 
 
@@ -200,10 +196,7 @@ def bundled_materials(
         contest=_contest(sets["activities"], render),
         activities=told["activities"],
         replies=tuple(t for t in told["replies"] if t.emotion in known),
-        pairs=tuple(
-            _more_first(p)
-            for p in _pairs(evaluation_set("minimal_pairs", folder=texts), render, known)
-        ),
+        pairs=_pairs(evaluation_set("minimal_pairs", folder=texts), render, known),
         denied=_pairs(evaluation_set("negations", folder=texts), render, known),
         bound=_bound(evaluation_set("binding", folder=texts), render, known),
         transcripts=told["transcripts"],
@@ -261,11 +254,6 @@ def _pairs(
             first, second = (texts[i] for i in rows.id)
             made.append(Pair(first, second, rows.emotion.iloc[0]))
     return tuple(made)
-
-
-def _more_first(pair: Pair) -> Pair:
-    """A minimal pair, whose first version is the pleasant or usual one, by its emotion."""
-    return Pair(pair.second, pair.first, pair.emotion) if pair.emotion in BY_SECOND else pair
 
 
 def _bound(

@@ -1,6 +1,7 @@
 """What doses did to rates: the claims about them, tables and pictures."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,19 @@ from torch import Tensor
 from emolens import figures
 from emolens.controls import CONTROL
 from emolens.doses import UNSTEERED, Curves, NaturalUnits
-from emolens.experiments.paper.behaviours import natural, steered, texts_of, unreadable
+from emolens.experiments.paper.behaviours import (
+    CONTROLLED,
+    INPUTS,
+    PROCEDURE,
+    cost,
+    lacking,
+    natural,
+    steered,
+    texts_of,
+    unreadable,
+)
 from emolens.experiments.paper.claims import BOUND, Claim, Found, Measured
-from emolens.experiments.paper.study import Study
+from emolens.experiments.paper.study import Experiment, Study
 from emolens.report import Exhibit
 from emolens.statistics import clustered_interval, clustered_ratio
 from emolens.text import NEUTRAL, Text
@@ -67,6 +78,46 @@ def run_pair(study: Study, name: str, raised: Claim, lowered: Claim) -> Found:
     prompts = readouts(study, name, curves)
     tables = {"curves": curves.table(), "templates": by_template(curves), "prompts": prompts}
     return Found(measured, tables, told(study, curves, units) + _goes_with(prompts, (up, down)))
+
+
+def pair_experiment(name: str, *, title: str, figures: str, act: str, risen: float) -> Experiment:
+    """A behaviour that desperation should raise and calm should lower.
+
+    Args:
+        name: of the experiment and of its behaviour.
+        title: of its section.
+        figures: which of the paper's.
+        act: what is done.
+        risen: by how much its rate rises in the paper.
+    """
+    raised = Claim(
+        "rise",
+        f"rise of the rate of {act} under one natural unit of desperate",
+        least=0.2,
+        paper=risen,
+        confidence="P",
+    )
+    lowered = Claim(
+        "fall",
+        f"share of the unsteered rate of {act} that one natural unit of calm takes",
+        least=0.5,
+        paper=1.0,
+        confidence="P",
+    )
+    return Experiment(
+        name=name,
+        title=title,
+        figures=figures,
+        inputs=INPUTS,
+        procedure=PROCEDURE,
+        readout=f"the rate of {act}; rises and falls are of one natural unit",
+        control=CONTROLLED,
+        claims=(raised, lowered),
+        lacks=lambda study: lacking(study, name),
+        cost=lambda study: cost(study, name, study.materials.pair),
+        run=partial(run_pair, name=name, raised=raised, lowered=lowered),
+        draw=partial(draw_pair, name=name),
+    )
 
 
 def told(study: Study, curves: Curves, units: NaturalUnits) -> str:
@@ -136,20 +187,20 @@ def draw_pair(tables: Mapping[str, pd.DataFrame], name: str) -> list[Exhibit]:
                 y_title=f"rate of {name}",
             ),
             prompts,
-            f"{name}_{emotion}",
+            f"{name}_prompts",
         )
         for emotion in prompts.columns[3:]
     ]
     dosed = figures.dose_curves(curves, f"rate of {name}")
     return [
         Exhibit("Rate under doses", dosed, curves, f"{name}_curves"),
-        template_lines(tables, name),
+        template_lines(tables, name, f"rate of {name}"),
         *scatters,
     ]
 
 
-def template_lines(tables: Mapping[str, pd.DataFrame], name: str) -> Exhibit:
-    """A line a template, a panel an emotion."""
+def template_lines(tables: Mapping[str, pd.DataFrame], name: str, rate: str) -> Exhibit:
+    """A line a template, a panel an emotion; of the experiment of that name."""
     chart = figures.lines(
         tables["templates"],
         x="natural",
@@ -157,6 +208,6 @@ def template_lines(tables: Mapping[str, pd.DataFrame], name: str) -> Exhibit:
         name="template",
         facet="direction",
         x_title="dose (natural units)",
-        y_title=f"rate of {name}",
+        y_title=rate,
     )
     return Exhibit("The same by template", chart, tables["templates"], f"{name}_templates")

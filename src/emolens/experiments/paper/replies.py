@@ -177,7 +177,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> list[Exhibit]:
             x_title=f"centred cosine {title}, less its mean",
             y_title="mean over the reply, less its mean",
         )
-        made.append(Exhibit(f"The reply and the state {title}", chart, points, f"replies_{place}"))
+        made.append(Exhibit(f"The reply and the state {title}", chart, points, "replies_points"))
     return made
 
 

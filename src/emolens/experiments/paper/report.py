@@ -43,15 +43,16 @@ def _section(outcome: Outcome) -> Section:
 
 def summary(results: Results) -> pd.DataFrame:
     """The verdicts: one row a claim."""
-    table = results.summary
     return pd.DataFrame(
         {
-            "experiment": table.experiment,
-            "verdict": table.verdict,
-            "claim": table.says,
-            "paper": table.paper,
-            "found": table.found,
-            "control": table.bound,
-            "of the claim": table.claim_verdict,
+            "experiment": outcome.experiment.name,
+            "verdict": outcome.verdict,
+            "claim": claim["says"],
+            "paper": claim["paper"],
+            "found": claim["found"],
+            "control": claim["bound"],
+            "of the claim": claim["verdict"],
         }
+        for outcome in results.outcomes
+        for claim in outcome.claims
     )

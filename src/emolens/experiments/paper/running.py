@@ -1,12 +1,11 @@
 """Plan experiments, run them one after the other, go on after a kill, and past what fails."""
 
-import hashlib
 import json
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,10 @@ from emolens.experiments.paper.claims import (
     NOT_APPLICABLE,
     Found,
     Measured,
-    Verdict,
     judge,
     overall,
 )
 from emolens.experiments.paper.study import Experiment, Study
-from emolens.provenance import versions
 from emolens.report import write_tables
 from emolens.resume import whole
 
@@ -46,7 +43,7 @@ class Outcome:
     """
 
     experiment: Experiment
-    verdict: Verdict | str
+    verdict: str
     found: Found = field(default_factory=lambda: Found({}, {}))
     reason: str = ""
     seconds: float = 0.0
@@ -87,18 +84,6 @@ class Results:
     outcomes: tuple[Outcome, ...]
     provenance: Mapping[str, Any]
     fresh: tuple[str, ...]
-
-    @property
-    def summary(self) -> pd.DataFrame:
-        """One row a claim: experiment, verdict (of the experiment) and the claim's own columns."""
-        rows = [
-            {"experiment": o.experiment.name, "figures": o.experiment.figures}
-            | {f"claim_{k}" if k == "verdict" else k: v for k, v in claim.items()}
-            | {"verdict": o.verdict, "reason": o.reason}
-            for o in self.outcomes
-            for claim in o.claims
-        ]
-        return pd.DataFrame(rows)
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -194,42 +179,7 @@ def run_experiments(study: Study, experiments: Sequence[Experiment], out: Path) 
     if not any(o.verdict == FAILED for o in outcomes):
         shutil.rmtree(study.folder, ignore_errors=True)
     fresh = tuple(o.experiment.name for o in outcomes if stored[o.experiment.name] is not o)
-    return Results(outcomes, _provenance(study), fresh)
-
-
-def _provenance(study: Study) -> dict[str, Any]:
-    return {
-        "model": study.model.name,
-        "fingerprint": list(study.model.fingerprint),
-        "base": study.base.name if study.base else None,
-        "texts": study.materials.name,
-        "emotions": len(study.materials.corpus.emotions),
-        "layer": study.layer,
-        "layers": study.model.n_layers,
-        "d_model": study.model.d_model,
-        "seed": study.seed,
-        "versions": versions(),
-    }
-
-
-def identity(study: Study) -> str:
-    """What must be the same for a result to be taken over: models, all texts, seed, versions."""
-    base = list(study.base.fingerprint) if study.base else None
-    told = [_provenance(study), base, list(_words(study.materials))]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _words(value: object) -> Iterator[str]:
-    """Every string and number in materials, in order."""
-    if isinstance(value, str | Path | int | float):
-        yield str(value)
-    elif isinstance(value, Mapping):
-        yield from _words(tuple(value.items()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _words(part)
-    elif is_dataclass(value):
-        yield from _words([getattr(value, f.name) for f in fields(value)])
+    return Results(outcomes, study.provenance, fresh)
 
 
 def _fresh(study: Study, experiment: Experiment, out: Path) -> Outcome:
@@ -261,7 +211,7 @@ def _store(study: Study, outcome: Outcome, out: Path) -> None:
     write_tables(out, {f"{name}_{table}": rows for table, rows in found.tables.items()})
     kept = {
         "schema": SCHEMA,
-        "identity": identity(study),
+        "identity": study.identity,
         "measured": {k: asdict(m) for k, m in found.measured.items()},
         "tables": list(found.tables),
         "told": found.told,
@@ -284,7 +234,7 @@ def _stored(study: Study, experiment: Experiment, out: Path) -> Outcome | None:
         return None
     try:
         kept = json.loads(file.read_text("utf-8"))
-        if kept["identity"] != identity(study):
+        if kept["identity"] != study.identity:
             return None
         measured = {k: Measured(**m) for k, m in kept["measured"].items()}
         folder = out / "tables"

@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from emolens import figures
 from emolens.experiments.paper.beside import Beside, drawn_beside
 from emolens.experiments.paper.claims import CONTROLS, Claim, Found, Measured
+from emolens.experiments.paper.correlation import correlation
 from emolens.experiments.paper.study import Experiment, Study
 from emolens.experiments.paper.words import NETWORK, ways
 from emolens.geometry import circumplex, clusters, principal_components, rsa, similarity
@@ -92,11 +93,7 @@ def run(study: Study) -> Found:
 
 def _better(plane: pd.DataFrame, norm: np.ndarray, rows: np.ndarray) -> float:
     """|r| of the better of two components on some rows."""
-    return max(abs(_r(plane[name].to_numpy()[rows], norm[rows])) for name in PLANE)
-
-
-def _r(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else 0.0
+    return max(abs(correlation(plane[name].to_numpy()[rows], norm[rows])) for name in PLANE)
 
 
 def _against_norm(

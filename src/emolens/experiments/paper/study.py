@@ -1,9 +1,12 @@
 """One model under study: what the experiments share, and how an experiment is described."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,11 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.activations import Activations
-from emolens.experiments.paper.claims import Claim, Found
+from emolens.experiments.paper.claims import CONFIDENCE, Claim, Found
 from emolens.experiments.paper.materials import Materials
 from emolens.experiments.words import TWELVE
 from emolens.model import HookedModel
+from emolens.organism.losses import early_layer
 from emolens.positions import PositionRule, last
+from emolens.provenance import versions
 from emolens.readout import Kind, read_out
 from emolens.recording import record
 from emolens.report import Exhibit
@@ -44,12 +49,38 @@ class Study:
     @property
     def layer(self) -> int:
         """The block at two thirds of the depth, as in the paper; nothing is chosen by results."""
-        return max(round(2 / 3 * self.model.n_layers) - 1, 0)
+        return early_layer(self.model.n_layers)
 
     @property
     def middle(self) -> int:
         """The block at half of the depth, for preferences as in the paper."""
         return max(round(self.model.n_layers / 2) - 1, 0)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Of which model and texts, where it is read, and with which versions."""
+        return {
+            "model": self.model.name,
+            "fingerprint": list(self.model.fingerprint),
+            "base": self.base.name if self.base else None,
+            "texts": self.materials.name,
+            "emotions": len(self.materials.corpus.emotions),
+            "layer": self.layer,
+            "layers": self.model.n_layers,
+            "d_model": self.model.d_model,
+            "seed": self.seed,
+            "versions": versions(),
+        }
+
+    @cached_property
+    def identity(self) -> str:
+        """What must be the same for a result to be taken over: models, all texts, seed, versions.
+
+        Made once a study: it goes through every text.
+        """
+        base = list(self.base.fingerprint) if self.base else None
+        told = [self.provenance, base, list(_words(self.materials))]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def stories(self) -> Activations:
@@ -97,6 +128,19 @@ class Study:
             return 0
         counted = int(self.model.tokenize(sample).mask.sum())
         return counted * len(texts) // len(sample)
+
+
+def _words(value: object) -> Iterator[str]:
+    """Every string and number in materials, in order."""
+    if isinstance(value, str | Path | int | float):
+        yield str(value)
+    elif isinstance(value, Mapping):
+        yield from _words(tuple(value.items()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _words(part)
+    elif is_dataclass(value):
+        yield from _words([getattr(value, f.name) for f in fields(value)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +191,6 @@ class Experiment:
 
 
 def _number(claim: Claim) -> str:
-    from emolens.experiments.paper.claims import CONFIDENCE
-
     told = "none" if claim.paper is None else f"{claim.paper:g}"
     return f"{told} ({CONFIDENCE[claim.confidence]})"
 
