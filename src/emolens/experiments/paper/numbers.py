@@ -72,7 +72,7 @@ def _texts(study: Study) -> list[Text]:
 
 def _by_value(
     quantities: Sequence[Quantity], values: Float[Tensor, "text direction"]
-) -> list[Float[Tensor, "value direction"]]:
+) -> list[Float[Tensor, "_ direction"]]:
     """Mean readout of the texts of each number, for each sentence."""
     parts = iter(values.split([len(texts) for q in quantities for texts in q.texts]))
     return [torch.stack([next(parts).mean(0) for _ in q.values]) for q in quantities]
@@ -107,7 +107,7 @@ def rank_correlations(
 def _curves(
     quantities: Sequence[Quantity],
     emotions: Sequence[str],
-    found: Sequence[Float[Tensor, "value direction"]],
+    found: Sequence[Float[Tensor, "_ direction"]],
 ) -> pd.DataFrame:
     """Readout by sentence and number: what is claimed, and a few random directions."""
     rows = []
@@ -124,7 +124,7 @@ def _curves(
 
 
 def _rho(
-    quantities: Sequence[Quantity], signed: Sequence[Float[np.ndarray, "set claimed"]]
+    quantities: Sequence[Quantity], signed: Sequence[Float[np.ndarray, "set _"]]
 ) -> pd.DataFrame:
     rows = [
         (q.name, e, "rises" if sign > 0 else "falls", sign * rho)
