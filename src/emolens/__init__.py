@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         record_speakers as record_speakers,
     )
     from emolens.model import HookedModel as HookedModel, load as load
+    from emolens.monitor import Monitor as Monitor
     from emolens.norms import load_norms as load_norms, vader_valence as vader_valence
     from emolens.organism import (
         organism_activities as organism_activities,
@@ -228,6 +229,7 @@ _ROOMS = {
     "EmotionVectors": "vectors",
     "EvaluationSet": "corpus.bundled",
     "HookedModel": "model",
+    "Monitor": "monitor",
     "Pairs": "patching",
     "Patch": "interventions",
     "Plan": "sweep.plan",

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from emolens.errors import ModelError, SelectionError
@@ -90,6 +90,30 @@ class Steering:
 UNCHANGED = Steering({})
 
 
+@runtime_checkable
+class Observer(Protocol):
+    """Looks on while texts are written, and may end them.
+
+    Attributes:
+        layers: whose residual stream is shown.
+    """
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """0-based blocks."""
+
+    def begin(self, rows: Sequence[int], prompts: Tokens) -> None:
+        """A batch begins: which texts are in it, with padding in front of their tokens."""
+
+    def see(self, layer: int, stream: Residual) -> None:
+        """The stream after a block as steering left it: all of the prompts, then token by token."""
+
+    def wrote(
+        self, ids: Int[Tensor, " text"], alive: Bool[Tensor, " text"]
+    ) -> Bool[Tensor, " text"]:
+        """A token of each text that is alive, which the model has yet to read; gives what ends."""
+
+
 def generate(
     model: HookedModel,
     texts: Sequence[Text | str],
@@ -99,6 +123,7 @@ def generate(
     temperature: float = 1.0,
     seed: int | Sequence[int] = 0,
     together: int = GENERATED_TOGETHER,
+    observer: Observer | None = None,
 ) -> list[str]:
     """What the model writes on after each text, until its end token or so many tokens.
 
@@ -115,6 +140,7 @@ def generate(
         seed: of the sampling: one for the call, in which every text draws on its own, or one of
             each text. The generator of the process is left as it was.
         together: most texts of a batch.
+        observer: looks on and may end texts early; `emolens.Monitor` is built on it.
 
     Returns:
         What was written, without special tokens.
@@ -162,8 +188,9 @@ def generate(
             draws = _Draws([seeds[i] for i in rows], temperature)
             width = part.ids.shape[1]
             weights = _weights(plan, prompts, part, torch.full((len(rows),), width), width + room)
-            with _driven(model, plan, weights, blocks):
-                found = _write(model, part, room, draws)
+            seen = _observed(model, observer, rows, part, blocks)
+            with _driven(model, plan, weights, blocks), seen:
+                found = _write(model, part, room, draws, observer)
             for i, ids, words in zip(rows, found, part.mask, strict=True):
                 start = int((~words).sum())
                 before = model.tokenizer.decode(ids[start:width], skip_special_tokens=True)
@@ -310,8 +337,48 @@ def _driven(
             stack.enter_context(hooked(model, {Site(k): each for k, each in drivers.items()}))
         else:
             for k, driver in drivers.items():
-                stack.callback(blocks[k].register_forward_hook(driver.after).remove)
+                stack.callback(blocks[k].register_forward_hook(_plain(driver)).remove)
         yield
+
+
+@contextmanager
+def _observed(
+    model: HookedModel,
+    observer: Observer | None,
+    rows: Sequence[int],
+    prompts: Tokens,
+    blocks: Sequence[torch.nn.Module] | None,
+) -> Iterator[None]:
+    """Inside, an observer sees the streams of a batch after what steers them."""
+    if observer is None:
+        yield
+        return
+    observer.begin(rows, prompts)
+    layers = model.check_layers(observer.layers)
+
+    def shown(layer: int) -> Intervention:
+        def see(residual: Residual) -> Residual:
+            observer.see(layer, residual)
+            return residual
+
+        return see
+
+    with ExitStack() as stack:
+        if blocks is None:
+            stack.enter_context(hooked(model, {Site(k): shown(k) for k in layers}))
+        else:
+            for k in layers:
+                stack.callback(blocks[k].register_forward_hook(_plain(shown(k))).remove)
+        yield
+
+
+def _plain(change: Intervention) -> Callable[[torch.nn.Module, Any, Any], Any]:
+    """A change as a plain hook on a block, which gives the stream alone or with more behind it."""
+
+    def after(_block: torch.nn.Module, _args: Any, given: Any) -> Any:
+        return (change(given[0]), *given[1:]) if isinstance(given, tuple) else change(given)
+
+    return after
 
 
 @dataclass(eq=False)
@@ -337,10 +404,6 @@ class _Driver:
             changed = torch.lerp(own, change(own), weight[rows])
             residual = residual.index_copy(0, torch.tensor(rows, device=residual.device), changed)
         return residual
-
-    def after(self, _block: torch.nn.Module, _args: Any, given: Any) -> Any:
-        """The same as a plain hook: what a block gives, the stream alone or with more behind it."""
-        return (self(given[0]), *given[1:]) if isinstance(given, tuple) else self(given)
 
     def _sort(self, residual: Residual) -> None:
         """Steps of all texts become one addition; other changes act on the texts that have them."""
@@ -386,11 +449,29 @@ class _Draws:
         return scores.float() / self.temperature - waits.log().to(scores.device)
 
 
+@dataclass(eq=False)
+class _Ending:
+    """Shows an observer each token as it is written, and ends the texts that it would end."""
+
+    observer: Observer
+    ends: Int[Tensor, " end"]
+    alive: Bool[Tensor, " text"]
+
+    def __call__(
+        self, ids: Int[Tensor, "text token"], *_: object, **__: object
+    ) -> Bool[Tensor, " text"]:
+        """Which texts have ended."""
+        new = ids[:, -1].cpu()
+        ended = self.observer.wrote(new, self.alive) | torch.isin(new, self.ends)
+        self.alive = self.alive & ~ended
+        return (~self.alive).to(ids.device)
+
+
 def _write(
-    model: HookedModel, prompts: Tokens, room: int, draws: _Draws
+    model: HookedModel, prompts: Tokens, room: int, draws: _Draws, observer: Observer | None
 ) -> Int[Tensor, "text token"]:
     """Prompts with what is written after them, as ids."""
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     inner = model.host.original_model
     ends = inner.generation_config.eos_token_id
@@ -407,6 +488,11 @@ def _write(
         eos_token_id=ends,
         pad_token_id=model.tokenizer.pad_token_id or 0,
     )
+    endings = StoppingCriteriaList()
+    if observer is not None:
+        closing = torch.tensor(ends if isinstance(ends, list) else [ends]).flatten()
+        alive = torch.ones(len(prompts.ids), dtype=torch.bool)
+        endings.append(_Ending(observer, closing, alive))
     habits, inner.generation_config = inner.generation_config, plain
     try:
         return inner.generate(
@@ -414,6 +500,7 @@ def _write(
             attention_mask=prompts.mask.long().to(model.device),
             generation_config=plain,
             logits_processor=LogitsProcessorList([draws]),
+            stopping_criteria=endings,
         ).cpu()
     finally:
         inner.generation_config = habits

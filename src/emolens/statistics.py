@@ -106,7 +106,7 @@ def halves(groups: Sequence[str]) -> Bool[Tensor, " text"]:
     Whole groups go to one side, alternately.
     """
     names = sorted(set(groups))
-    return torch.tensor([names.index(g) % 2 == 0 for g in groups])
+    return torch.tensor([names.index(g) % 2 == 0 for g in groups], dtype=torch.bool)
 
 
 def each_half(

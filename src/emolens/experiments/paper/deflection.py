@@ -17,7 +17,7 @@ from emolens.experiments.paper.study import Experiment, Study
 from emolens.experiments.paper.words import NETWORK, Way, by_way
 from emolens.interventions import unit
 from emolens.kinds import STORY_SPACE, apart_from, record_masked
-from emolens.positions import last
+from emolens.positions import last, span
 from emolens.readout import read_out
 from emolens.recording import record
 from emolens.report import Exhibit
@@ -210,6 +210,16 @@ def _cost(study: Study) -> int:
     return 3 * study.tokens((*masked.texts, *study.materials.provoked)) if masked else 0
 
 
+def _lacks(study: Study) -> str:
+    dialogues = study.materials.masked
+    if not dialogues:
+        return "there are no masked dialogues"
+    spoken = span("first")(dialogues.texts, study.model.tokenize(dialogues.texts)).mask.any(1)
+    if bool(spoken.all()):
+        return ""
+    return f"the masked turns do not fit into a context of {study.model.n_ctx} tokens"
+
+
 DEFLECTION = Experiment(
     name="deflection",
     title="Felt and not shown",
@@ -221,7 +231,7 @@ DEFLECTION = Experiment(
     control="labels in another order, 100 times; the same with the embedding of the words alone, "
     "each token's own and the mean of all up to it",
     claims=(FELT, APART, ATTACK),
-    lacks=lambda study: "" if study.materials.masked else "there are no masked dialogues",
+    lacks=_lacks,
     cost=_cost,
     run=run,
     draw=draw,
