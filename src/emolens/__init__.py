@@ -81,11 +81,20 @@ if TYPE_CHECKING:
         similarity as similarity,
         umap_plane as umap_plane,
     )
+    from emolens.guard import (
+        AskAgain as AskAgain,
+        Guard as Guard,
+        Log as Log,
+        Regulate as Regulate,
+        Stop as Stop,
+        acted as acted,
+    )
     from emolens.hooks import hooked as hooked, reading as reading
     from emolens.interventions import (
         Ablate as Ablate,
         At as At,
         Clamp as Clamp,
+        Hold as Hold,
         Patch as Patch,
         Steer as Steer,
     )
@@ -152,6 +161,11 @@ if TYPE_CHECKING:
         trace as trace,
     )
     from emolens.recording import record as record, record_at as record_at
+    from emolens.holding import (
+        guard_effect as guard_effect,
+        random_regulation as random_regulation,
+        regulation as regulation,
+    )
     from emolens.reliability import (
         learning_curve as learning_curve,
         vector_reliability as vector_reliability,
@@ -218,6 +232,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "Ablate": "interventions",
     "Activations": "activations",
+    "AskAgain": "guard",
     "At": "interventions",
     "Behaviour": "behaviour",
     "Clamp": "interventions",
@@ -228,15 +243,20 @@ _ROOMS = {
     "EmolensError": "errors",
     "EmotionVectors": "vectors",
     "EvaluationSet": "corpus.bundled",
+    "Guard": "guard",
+    "Hold": "interventions",
     "HookedModel": "model",
+    "Log": "guard",
     "Monitor": "monitor",
     "Pairs": "patching",
     "Patch": "interventions",
     "Plan": "sweep.plan",
+    "Regulate": "guard",
     "Site": "sites",
     "Span": "text",
     "Steer": "interventions",
     "Steering": "generation",
+    "Stop": "guard",
     "Study": "experiments.paper.study",
     "Sweep": "sweep.config",
     "Text": "text",
@@ -244,6 +264,7 @@ _ROOMS = {
     "Trial": "decisions",
     "Turn": "text",
     "ablate_layers": "ablation",
+    "acted": "guard",
     "against_random": "steering",
     "agreement": "rollouts",
     "answer_measure": "rollouts",
@@ -284,6 +305,7 @@ _ROOMS = {
     "fit_vectors": "vectors",
     "from_step": "generation",
     "generate": "generation",
+    "guard_effect": "holding",
     "hooked": "hooks",
     "judge": "experiments.paper.claims",
     "judge_reply": "judges",
@@ -344,6 +366,7 @@ _ROOMS = {
     "push_vectors": "exchange",
     "pushes": "steering",
     "question_cost": "tradeoffs",
+    "random_regulation": "holding",
     "rates": "rollouts",
     "ratings": "preferences",
     "read_out": "readout",
@@ -353,6 +376,7 @@ _ROOMS = {
     "record_generated": "kinds",
     "record_masked": "kinds",
     "record_speakers": "kinds",
+    "regulation": "holding",
     "remove": "ablation",
     "reproduce": "experiments.reproduce",
     "roll_out": "rollouts",

@@ -92,7 +92,7 @@ UNCHANGED = Steering({})
 
 @runtime_checkable
 class Observer(Protocol):
-    """Looks on while texts are written, and may end them.
+    """Looks on while texts are written, and may change the stream and end them.
 
     Attributes:
         layers: whose residual stream is shown.
@@ -105,8 +105,11 @@ class Observer(Protocol):
     def begin(self, rows: Sequence[int], prompts: Tokens) -> None:
         """A batch begins: which texts are in it, with padding in front of their tokens."""
 
-    def see(self, layer: int, stream: Residual) -> None:
-        """The stream after a block as steering left it: all of the prompts, then token by token."""
+    def see(self, layer: int, stream: Residual) -> Residual:
+        """The stream after a block as steering left it: all of the prompts, then token by token.
+
+        What it gives goes on in its place.
+        """
 
     def wrote(
         self, ids: Int[Tensor, " text"], alive: Bool[Tensor, " text"]
@@ -140,7 +143,7 @@ def generate(
         seed: of the sampling: one for the call, in which every text draws on its own, or one of
             each text. The generator of the process is left as it was.
         together: most texts of a batch.
-        observer: looks on and may end texts early; `emolens.Monitor` is built on it.
+        observer: looks on, and may act; `emolens.Monitor` and `emolens.Guard` are built on it.
 
     Returns:
         What was written, without special tokens.
@@ -357,11 +360,7 @@ def _observed(
     layers = model.check_layers(observer.layers)
 
     def shown(layer: int) -> Intervention:
-        def see(residual: Residual) -> Residual:
-            observer.see(layer, residual)
-            return residual
-
-        return see
+        return lambda residual: observer.see(layer, residual)
 
     with ExitStack() as stack:
         if blocks is None:

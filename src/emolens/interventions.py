@@ -75,6 +75,45 @@ class Clamp:
 
 
 @dataclass(frozen=True, eq=False)
+class Hold:
+    """Push the stream back, at each position, where it leaves a band along one direction.
+
+    A proportional controller: the push is the longer the further a coordinate is out of its band,
+    up to a bound. What lies within is left bitwise as it is. Unlike `Clamp` it may push along
+    another direction than it reads.
+
+    Attributes:
+        read: direction of length one, along which the coordinate is taken.
+        centre: where coordinates are counted from, such as the mean over emotions.
+        low: lower edge of the band, in residual units; `-inf` for no such edge.
+        high: upper edge.
+        push: direction of length one, added where the coordinate is above the band and taken away
+            where it is below.
+        gain: length of the push for each unit out of the band.
+        most: longest push, in residual units.
+    """
+
+    read: Float[Tensor, " d_model"]
+    centre: Float[Tensor, " d_model"]
+    low: float
+    high: float
+    push: Float[Tensor, " d_model"]
+    gain: float
+    most: float
+
+    def length(self, residual: Residual) -> Float[Tensor, "text token"]:
+        """How long a push each position gets; negative below the band."""
+        found = (residual - self.centre.to(residual)) @ self.read.to(residual)
+        out = found - found.clamp(self.low, self.high)
+        return (self.gain * out).clamp(-self.most, self.most)
+
+    def __call__(self, residual: Residual) -> Residual:
+        """The stream, pushed where it is out of the band."""
+        length = self.length(residual)[..., None]
+        return torch.where(length == 0, residual, residual + length * self.push.to(residual))
+
+
+@dataclass(frozen=True, eq=False)
 class At:
     """An intervention at chosen positions; the rest stays bitwise as it was."""
 

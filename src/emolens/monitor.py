@@ -351,23 +351,14 @@ class Monitor:
             ModelError: for an encoder.
             SelectionError: for a text that fills the context.
         """
-        told = [t if isinstance(t, Text) else Text(t) for t in texts]
-        live = _Live(self, on_step)
-        replies = generate(
-            self.model,
-            told,
+        return Live(self, on_step).write(
+            texts,
             steering,
             tokens=tokens,
             temperature=temperature,
             seed=seed,
             together=together,
-            observer=live,
         )
-        live.close()
-        return [
-            self.watched(text, *live.found[i], live.cut.get(i, reply))
-            for i, (text, reply) in enumerate(zip(told, replies, strict=True))
-        ]
 
     def watched(
         self,
@@ -478,8 +469,8 @@ def trailing(
 
 
 @dataclass(eq=False)
-class _Live:
-    """Takes the readouts of each batch while it is written."""
+class Live:
+    """One call of `Monitor.generate`: takes the readouts of each batch while it is written."""
 
     monitor: Monitor
     on_step: Callable[[Step], bool] | None
@@ -492,6 +483,21 @@ class _Live:
         """To be shown."""
         return self.monitor.layers
 
+    def write(
+        self,
+        texts: Sequence[Text | str],
+        steering: Steering | Sequence[Steering],
+        **options: Any,
+    ) -> list[Watched]:
+        """Have the texts written on, and give each with what was seen of it."""
+        told = [t if isinstance(t, Text) else Text(t) for t in texts]
+        replies = generate(self.monitor.model, told, steering, observer=self, **options)
+        self.close()
+        return [
+            self.monitor.watched(text, *self.found[i], self.cut.get(i, reply))
+            for i, (text, reply) in enumerate(zip(told, replies, strict=True))
+        ]
+
     def begin(self, rows: Sequence[int], prompts: Tokens) -> None:
         """A batch."""
         self.close()
@@ -501,12 +507,13 @@ class _Live:
         self.written: list[list[int]] = [[] for _ in rows]
         self.ended = [False] * len(rows)
 
-    def see(self, layer: int, stream: Residual) -> None:
-        """Read the next tokens."""
+    def see(self, layer: int, stream: Residual) -> Residual:
+        """Read the next tokens, which go on as they are."""
         self.now[layer] = self.monitor.readouts(stream, layer)
         if len(self.now) == len(self.layers):
             self.seen.append(torch.stack([self.now[k] for k in self.layers], 2))
             self.now = {}
+        return stream
 
     def wrote(
         self, ids: Int[Tensor, " text"], alive: Bool[Tensor, " text"]
