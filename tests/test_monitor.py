@@ -140,8 +140,8 @@ def test_alarms_name_the_words_they_are_of(monitor):
     low = replace(monitor, thresholds=pd.DataFrame([row], columns=columns))
     found = low.read(["mira fed the goat ."])[0]
     (alarm,) = found.alarms
-    assert (alarm.place, alarm.words, alarm.moment) == (0, "mira", "prompt")
-    assert alarm.value == pytest.approx(float(found.windowed[0, 1, low.vectors.row("desperate")]))
+    assert (alarm.place, alarm.words, alarm.moment) == (2, "mira fed the", "prompt")
+    assert alarm.value == pytest.approx(float(found.windowed[2, 1, low.vectors.row("desperate")]))
 
 
 def test_a_threshold_keeps_its_promise_for_one_and_for_many_alarms():
@@ -166,6 +166,17 @@ def test_thresholds_do_not_pass_over_what_few_texts_cannot_tell():
         thresholds(np.zeros((50, 1)), 0.01)
     with pytest.raises(CorpusError, match="fewer emotions"):
         thresholds(np.eye(40), 0.05)  # forty texts, each the highest of another alarm
+
+
+def test_equal_values_raise_their_alarm_together_or_not_at_all():
+    values = np.repeat(np.arange(10.0), 10)[:, None]
+    assert thresholds(values, 0.25).tolist() == [8.0]  # twenty of a hundred; thirty are too many
+    mixed = np.concatenate([values, np.arange(100.0)[:, None]], 1)
+    cuts = thresholds(mixed, 0.05)
+    assert (values[:, 0] < cuts[0]).all()  # ten at once are more than may be spared
+    assert (mixed >= cuts).any(1).sum() == 5
+    with pytest.raises(CorpusError, match="cannot tell"):
+        thresholds(values, 0.05)
 
 
 def test_rates_and_areas_are_told_of_the_other_half():

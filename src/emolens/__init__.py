@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         pull_vectors as pull_vectors,
         push_vectors as push_vectors,
         save_gguf as save_gguf,
+        steering_specs as steering_specs,
         to_repeng as to_repeng,
         to_steering_vectors as to_steering_vectors,
     )
@@ -89,6 +90,11 @@ if TYPE_CHECKING:
         Stop as Stop,
         acted as acted,
     )
+    from emolens.holding import (
+        guard_effect as guard_effect,
+        random_regulation as random_regulation,
+        regulation as regulation,
+    )
     from emolens.hooks import hooked as hooked, reading as reading
     from emolens.interventions import (
         Ablate as Ablate,
@@ -107,6 +113,11 @@ if TYPE_CHECKING:
         record_generated as record_generated,
         record_masked as record_masked,
         record_speakers as record_speakers,
+    )
+    from emolens.masking import (
+        by_sentiment as by_sentiment,
+        by_words as by_words,
+        felt_and_shown as felt_and_shown,
     )
     from emolens.model import HookedModel as HookedModel, load as load
     from emolens.monitor import Monitor as Monitor
@@ -146,6 +157,11 @@ if TYPE_CHECKING:
         preference_steering as preference_steering,
         ratings as ratings,
     )
+    from emolens.pressing import (
+        pressed_against_dry as pressed_against_dry,
+        pressing_words as pressing_words,
+        pressure as pressure,
+    )
     from emolens.probes import (
         lda_vectors as lda_vectors,
         logistic_vectors as logistic_vectors,
@@ -153,6 +169,7 @@ if TYPE_CHECKING:
         probe_layers as probe_layers,
         text_baseline as text_baseline,
     )
+    from emolens.provider import inspect_model as inspect_model
     from emolens.readers import find_readers as find_readers
     from emolens.readout import (
         logit_lens as logit_lens,
@@ -161,11 +178,6 @@ if TYPE_CHECKING:
         trace as trace,
     )
     from emolens.recording import record as record, record_at as record_at
-    from emolens.holding import (
-        guard_effect as guard_effect,
-        random_regulation as random_regulation,
-        regulation as regulation,
-    )
     from emolens.reliability import (
         learning_curve as learning_curve,
         vector_reliability as vector_reliability,
@@ -278,6 +290,8 @@ _ROOMS = {
     "by_inspect": "evals",
     "by_model": "rollouts",
     "by_rule": "rollouts",
+    "by_sentiment": "masking",
+    "by_words": "masking",
     "calibrate": "experiments.calibrate",
     "chat": "dialogue",
     "circumplex": "geometry",
@@ -300,6 +314,7 @@ _ROOMS = {
     "evaluation_set": "corpus.bundled",
     "evoking_words": "paths",
     "fading": "generation",
+    "felt_and_shown": "masking",
     "find_readers": "readers",
     "find_writers": "writers",
     "fit_vectors": "vectors",
@@ -307,6 +322,7 @@ _ROOMS = {
     "generate": "generation",
     "guard_effect": "holding",
     "hooked": "hooks",
+    "inspect_model": "provider",
     "judge": "experiments.paper.claims",
     "judge_reply": "judges",
     "lda_vectors": "probes",
@@ -359,6 +375,9 @@ _ROOMS = {
     "planted_ratings": "organism",
     "preference_steering": "preferences",
     "present_speaker": "kinds",
+    "pressed_against_dry": "pressing",
+    "pressing_words": "pressing",
+    "pressure": "pressing",
     "probe_depth": "probes",
     "probe_layers": "probes",
     "processes": "sweep.engines",
@@ -390,6 +409,7 @@ _ROOMS = {
     "side_effects": "ablation",
     "similarity": "geometry",
     "specificity": "ablation",
+    "steering_specs": "exchange",
     "store_tokens": "store",
     "strength_window": "strengths",
     "text_baseline": "probes",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 
 from emolens.errors import CorpusError
 from emolens.statistics import each_half, row_interval
@@ -101,16 +101,17 @@ def thresholds(values: Float[np.ndarray, "text alarm"], rate: float) -> Float[np
     """
     count = len(values)
     spared = int(np.floor(rate * (count + 1)))
-    # 1 is the highest of its alarm; a text raises an alarm as soon as its best rank is let through
-    ranks = (-values).argsort(0, kind="stable").argsort(0, kind="stable") + 1
+    # how many texts are as high or higher: equal ones raise their alarm together or not at all
+    ranks = rankdata(-values, method="max", axis=0)
     best = np.append(np.sort(ranks.min(1)), count + 1)
     level = best[spared] - 1  # the lowest rank that lets through no more texts than may be spared
-    if level < 1:
+    if not (ranks <= level).any():
         raise CorpusError(
             f"{count} usual texts that set {values.shape[1]} thresholds cannot tell a rate of "
             f"{rate:g}: give more texts, fewer emotions or a higher rate"
         )
-    return np.sort(values, 0)[::-1][level - 1]
+    above_all = np.nextafter(values.max(0), np.inf)  # where even the highest are too many
+    return np.where(ranks <= level, values, above_all).min(0)
 
 
 def _told(

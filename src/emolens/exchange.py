@@ -1,4 +1,4 @@
-"""Vectors to and from other tools: GGUF, repeng, steering-vectors, npz, pt, the Hub."""
+"""Vectors to and from other tools: GGUF, repeng, steering-vectors, vLLM, npz, pt, the Hub."""
 
 import re
 import tempfile
@@ -15,7 +15,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from emolens.errors import ArtefactError, ModelError, SelectionError, first_line
+from emolens.generation import Steering
+from emolens.interventions import Steer
 from emolens.model import HookedModel
+from emolens.positions import pick
+from emolens.text import Text, Tokens
 from emolens.vectors import EmotionVectors, load_vectors
 
 ARCHITECTURE = "controlvector"
@@ -288,6 +292,57 @@ def _gguf() -> Any:
             "GGUF files need the gguf package, which is missing: pip install 'emolens[gguf]'"
         ) from None
     return gguf
+
+
+def steering_specs(
+    steering: Steering, text: Text | str, tokenizer: Any
+) -> dict[str, dict[str, Any]]:
+    """What `intervene=` of a `RemoteBridge` of TransformerLens takes: steps, where they are added.
+
+    For a model that vLLM runs (`RemoteBridge.boot_vllm` with `enable_position_interventions=True`),
+    or Inspect (`boot_inspect`). Such an engine is told what to do instead of being handed a
+    function, so only `Steer` can be said. It runs one forward pass: what a steering does to written
+    tokens plays no part.
+
+    Args:
+        steering: of `Steer` alone.
+        text: that is read; the positions of the steering are looked up in it.
+        tokenizer: the model's own, a fast one; the bridge is to be given what it makes of the text,
+            `tokenizer(text)["input_ids"]`.
+
+    Returns:
+        By the bridge's name of each block's output, one step and its token positions.
+
+    Raises:
+        SelectionError: for another intervention, or a position rule that picks no token.
+
+    >>> import torch, emolens
+    >>> model = emolens.load("organism")
+    >>> steering = emolens.Steering({3: emolens.Steer(torch.zeros(160))})
+    >>> specs = steering_specs(steering, "so she", model.tokenizer)
+    >>> [(name, spec["op"], spec["pos"]) for name, spec in specs.items()]
+    [('blocks.3.hook_out', 'add', [1, 2])]
+    """
+    told = text if isinstance(text, Text) else Text(text)
+    row = tokenizer(told.text, return_offsets_mapping=True)
+    ids = torch.tensor([row["input_ids"]])
+    offsets = torch.tensor([row["offset_mapping"]])
+    tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), offsets)
+    places = pick(steering.positions, [told], tokens).mask[0].nonzero().flatten().tolist()
+    specs = {}
+    for layer, change in sorted(steering.changes.items()):
+        if not isinstance(change, Steer):
+            raise SelectionError(
+                f"{type(change).__name__} at layer {layer} cannot be told to an engine elsewhere, "
+                "which adds steps alone: use Steer, or run the model here"
+            )
+        # numbers and not a tensor: they go to another process
+        specs[f"blocks.{layer}.hook_out"] = {
+            "op": "add",
+            "value": change.vector.tolist(),
+            "pos": places,
+        }
+    return specs
 
 
 def load_directions(

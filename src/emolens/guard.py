@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.generation import GENERATED_TOGETHER, UNCHANGED, Steering, one_each
+from emolens.holding import Regulation
 from emolens.interventions import Residual
 from emolens.monitor import Alarm, Live, Monitor, Step, Watched
-from emolens.holding import Regulation
 from emolens.text import Text, Tokens
 
 ASKED = 2

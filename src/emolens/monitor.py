@@ -113,6 +113,14 @@ class Watched:
         return len(self.ids) - self.written
 
     @property
+    def settled(self) -> int:
+        """Place of the first token that ends a whole window of the prompt, if there is one.
+
+        Means of fewer tokens than a window fluctuate, so they raise no alarm.
+        """
+        return min(self.monitor.window, self.first) - 1
+
+    @property
     def colon(self) -> Float[Tensor, "layer emotion"]:
         """Readouts at the last token of the prompt, where the reply begins."""
         return self.values[self.first - 1]
@@ -143,7 +151,7 @@ class Watched:
     def alarms(self) -> tuple[Alarm, ...]:
         """Each threshold that was reached, where it first was, in the order of the text."""
         stages = {
-            "prompt": (0, self.windowed[: self.first]),
+            "prompt": (self.settled, self.windowed[self.settled : self.first]),
             "colon": (self.first - 1, self.colon[None]),
             "reply": (self.first, self.windowed[self.first :]),
         }
@@ -398,8 +406,8 @@ class Monitor:
             usual: texts of the kind in which alarms would be false.
             target: texts in which an alarm is right.
             emotions: whose readouts raise alarms; all by default.
-            moments: where: `"colon"` at the end of the prompt, `"prompt"` in any window of it,
-                `"reply"` in any window of what is written.
+            moments: where: `"colon"` at the end of the prompt, `"prompt"` in any whole window of
+                it, `"reply"` in any window of what is written, from the colon on.
             rate: of false alarms, by text.
             tokens: that are written after each text, for `"reply"`.
             seed: of what is written.
@@ -436,7 +444,7 @@ class Monitor:
 def _best(found: Watched, moment: str) -> Float[Tensor, "layer emotion"]:
     """The highest values of a moment; where nothing was written, what there is."""
     if moment == "prompt":
-        return found.windowed[: found.first].amax(0)
+        return found.windowed[found.settled : found.first].amax(0)
     if moment == "colon" or not found.written:
         return found.colon
     return found.windowed[found.first :].amax(0)
