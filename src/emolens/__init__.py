@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from emolens.experiments.paper.organism import organism_materials as organism_materials
     from emolens.experiments.paper.running import run_experiments as run_experiments
     from emolens.experiments.paper.study import Study as Study
+    from emolens.experiments.prevention import prevent_shift as prevent_shift
     from emolens.experiments.reproduce import reproduce as reproduce
     from emolens.generation import (
         Steering as Steering,
@@ -162,6 +163,7 @@ if TYPE_CHECKING:
         pressing_words as pressing_words,
         pressure as pressure,
     )
+    from emolens.prevention import train_steered as train_steered
     from emolens.probes import (
         lda_vectors as lda_vectors,
         logistic_vectors as logistic_vectors,
@@ -378,6 +380,7 @@ _ROOMS = {
     "pressed_against_dry": "pressing",
     "pressing_words": "pressing",
     "pressure": "pressing",
+    "prevent_shift": "experiments.prevention",
     "probe_depth": "probes",
     "probe_layers": "probes",
     "processes": "sweep.engines",
@@ -420,6 +423,7 @@ _ROOMS = {
     "top_windows": "readout",
     "trace": "readout",
     "trade_offs": "tradeoffs",
+    "train_steered": "prevention",
     "umap_plane": "geometry",
     "usual_costs": "tradeoffs",
     "vader_valence": "norms",

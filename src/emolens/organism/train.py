@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -72,7 +73,12 @@ def train(recipe: Recipe, out: Path, *, device: str = "cpu") -> dict[str, int | 
 
 
 def finetune(
-    recipe: FineTune, base: Path, out: Path, *, device: str = "cpu"
+    recipe: FineTune,
+    base: Path,
+    out: Path,
+    *,
+    device: str = "cpu",
+    within: Callable[[LlamaForCausalLM], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, int | float]:
     """Train an organism on with documents in which the assistant has a character of its own.
 
@@ -84,6 +90,8 @@ def finetune(
         base: folder of the organism to start from.
         out: another folder.
         device: to train on.
+        within: a context that the model is trained in, as `train_steered`. It is no part of
+            `recipe.json`: whoever goes on with a stopped run gives the same.
 
     Returns:
         The last record of the log; its loss is that on documents of this stage.
@@ -93,7 +101,7 @@ def finetune(
         TrainingError: if `out` is the base itself or holds a stopped run of another recipe or
             base, or the device is not there.
     """
-    return _go_on(recipe, base, out, device, frozen=_what_feelings_do, kept=0.0)
+    return _go_on(recipe, base, out, device, frozen=_what_feelings_do, kept=0.0, within=within)
 
 
 def steady(recipe: Steady, base: Path, out: Path, *, device: str = "cpu") -> dict[str, int | float]:
@@ -113,6 +121,7 @@ def _go_on(
     *,
     frozen: Callable[[LlamaForCausalLM], list[torch.nn.Module]],
     kept: float,
+    within: Callable[[LlamaForCausalLM], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, int | float]:
     if out.resolve() == base.resolve():
         raise TrainingError(f"{out} holds the base and would be overwritten: choose another folder")
@@ -121,7 +130,8 @@ def _go_on(
         part.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     run = _run(recipe, asdict(recipe) | {"base": digest}, _placed(model, device), out)
-    return _fit(recipe, run, tokenizer, finish=lambda trained: _mix(trained, before, kept))
+    with within(run.model):
+        return _fit(recipe, run, tokenizer, finish=lambda trained: _mix(trained, before, kept))
 
 
 @torch.no_grad()
