@@ -92,16 +92,18 @@ def truth(seed: int) -> dict[str, Any]:
     alarms = false_alarms(monitor, seed=seed)
     calm, control = (guards[guards.kind == kind] for kind in ("calm", "control"))
     far = alarms[alarms.texts != "other situations"].ratio
-    worst = far.loc[(far - 1).abs().idxmax()]
+    worst = float(far.loc[(far - 1).abs().idxmax()])
     return {
-        "auroc": figure(early.auroc.min(), 0.9, by_act=rows(early)),
-        "below_bayes": figure(early.below.max(), 0.03, most=True),
+        "auroc": figure(float(early.auroc.min()), 0.9, by_act=rows(early)),
+        "below_bayes": figure(float(early.below.max()), 0.03, most=True),
         "false_alarm_ratio": figure(worst, 1.5, most=True, by_text=rows(alarms)),
-        "masked_auroc": figure(hidden.auroc["state"], 0.9, by_monitor=rows(hidden.reset_index())),
-        "sentiment_auroc": figure(hidden.auroc["sentiment"], None),
-        "calm_cut": figure(calm.cut.min(), 0.8, by_act=rows(guards)),
-        "random_cut": figure(control.groupby("act").cut.mean().max(), 0.1, most=True),
-        "guard_nats": figure(calm.nats.max(), 0.02, most=True),
+        "masked_auroc": figure(
+            float(hidden.auroc["state"]), 0.9, by_monitor=rows(hidden.reset_index())
+        ),
+        "sentiment_auroc": figure(float(hidden.auroc["sentiment"]), None),
+        "calm_cut": figure(float(calm.cut.min()), 0.8, by_act=rows(guards)),
+        "random_cut": figure(float(control.groupby("act").cut.mean().max()), 0.1, most=True),
+        "guard_nats": figure(float(calm.nats.max()), 0.02, most=True),
     }
 
 

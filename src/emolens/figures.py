@@ -750,6 +750,54 @@ def calibration(methods: pd.DataFrame) -> alt.TopLevelMixin:
     return _finish(facets.resolve_scale(x="independent").properties(title=_note(CALIBRATION_NOTE)))
 
 
+def watched(
+    table: pd.DataFrame, emotions: Sequence[str], thresholds: pd.DataFrame | None = None
+) -> alt.TopLevelMixin:
+    """Readouts over the tokens of a text, and its reply after a line at the colon.
+
+    Thin lines are single tokens, thick ones the mean over a window; dashed are the thresholds of
+    reply and prompt, and a point the one of the colon itself.
+
+    Args:
+        table: from `Watched.table`, of one layer.
+        emotions: which are drawn.
+        thresholds: of the monitor, if it has any.
+    """
+    chosen = list(emotions)
+    shown = table[table.emotion.isin(chosen)].rename(columns={"emotion": "name"})
+    prompt = shown[shown.stage == "prompt"].token
+    colon = int(prompt.max())
+    ends = {"prompt": (int(prompt.min()), colon), "reply": (colon, int(shown.token.max()))}
+    rows = []
+    for row in (thresholds if thresholds is not None else pd.DataFrame()).itertuples():
+        if row.emotion in chosen and row.layer in set(shown.layer):
+            first, last = ends.get(row.moment, (colon, colon))
+            rows.append((row.emotion, row.threshold, first, last))
+    cuts = pd.DataFrame(rows, columns=["name", "threshold", "first", "last"])
+    colour = _colour(chosen, "emotion", _emotion_colours(chosen))
+    x = alt.X("token:Q", title="token", axis=alt.Axis(tickMinStep=1))
+    columns = ["token", "stage", "words", "name", "value", "windowed"]
+    base = alt.Chart(_rows(shown, columns)).encode(
+        x, color=colour, tooltip=_tip(["words", "stage", "name"], ["value", "windowed"])
+    )
+    limits = alt.Chart(_rows(cuts, list(cuts.columns))).encode(
+        alt.X("first:Q", title="token"), alt.Y("threshold:Q"), color=colour
+    )
+    mark = alt.Chart(alt.InlineData(values=[{"token": colon}])).mark_rule(color=DARK)
+    drawn = [
+        mark.encode(x),
+        base.mark_line(strokeWidth=1, opacity=0.45).encode(alt.Y("value:Q", title="readout")),
+        base.mark_line(strokeWidth=2.6, point=True).encode(alt.Y("windowed:Q")),
+        limits.mark_rule(strokeDash=[5, 4]).encode(alt.X2("last:Q")),
+        limits.mark_point(filled=True, size=50, shape="triangle-up").transform_filter(
+            alt.datum.first == alt.datum.last
+        ),
+    ]
+    note = "line: the colon, where the reply begins; thick: mean over a window; dashed: thresholds"
+    whole = alt.layer(*drawn).properties(width=WIDTH + 80, height=HEIGHT, title=_note(note))
+    return _finish(whole)
+
+
 def grid(
     table: pd.DataFrame,
     *,

@@ -489,7 +489,8 @@ def _write(
     )
     endings = StoppingCriteriaList()
     if observer is not None:
-        closing = torch.tensor(ends if isinstance(ends, list) else [ends]).flatten()
+        listed = ends if isinstance(ends, list) else [ends]
+        closing = torch.tensor([end for end in listed if end is not None], dtype=torch.long)
         alive = torch.ones(len(prompts.ids), dtype=torch.bool)
         endings.append(_Ending(observer, closing, alive))
     habits, inner.generation_config = inner.generation_config, plain
