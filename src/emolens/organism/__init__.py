@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import permutations
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from emolens.behaviour import Behaviour, Contest
 from emolens.corpus import Corpus
-from emolens.errors import ModelError, SelectionError
+from emolens.errors import CorpusError, ModelError, SelectionError
 from emolens.organism.texts import (
     activity_texts,
     assistant_prompts,
@@ -23,7 +24,7 @@ from emolens.organism.texts import (
     told_stories,
 )
 from emolens.organism.world import load_world
-from emolens.text import NEUTRAL, Dialogues, Text
+from emolens.text import NEUTRAL, Dialogues, Span, Text, Turn, require_turns
 
 CHECKPOINTS = {
     "organism": "base",
@@ -150,6 +151,44 @@ def organism_dialogues(
     """
     write = masked_dialogues if masked else dialogues
     return write(load_world(), per_emotion, seed)
+
+
+def organism_turns(turns: Sequence[Turn], *, emotion: str = NEUTRAL, group: str = "") -> Text:
+    """A conversation as the organism's world writes one; words that it lacks are read as unknown.
+
+    Words are in lower case, marks stand apart, and what is said ends with a full stop. Spans are
+    named by role, in order, as in `emolens.plain`; reasoning has no place in this world.
+
+    Args:
+        turns: who says what, of a user and the assistant.
+        emotion: label of the text.
+        group: topic, what a split keeps together.
+
+    Raises:
+        CorpusError: if there are no turns, or one of the system, which this world does not have.
+
+    >>> from emolens.text import Turn
+    >>> organism_turns([Turn("user", "Ben had no job, and no money"), Turn("assistant", "")]).text
+    'human : ben had no job , and no money . assistant :'
+    """
+    require_turns(turns)
+    persona = load_world().persona
+    speakers = {"user": persona.user, "assistant": persona.name}
+    text, spans = "", []
+    for turn in turns:
+        if turn.role not in speakers:
+            raise CorpusError(
+                f"the organism's world has no {turn.role} messages: give the user's and the "
+                "assistant's alone"
+            )
+        words = re.findall(r"\w+|[^\w\s]", turn.text.lower())
+        if words and words[-1] != ".":
+            words.append(".")
+        text += f"{' ' if text else ''}{speakers[turn.role]} :"
+        start = len(text) + bool(words)
+        text += "".join(f" {word}" for word in words)
+        spans.append(Span(turn.role, start, len(text)))
+    return Text(text, emotion, group, tuple(spans))
 
 
 def organism_neutral(count: int = NEUTRAL_TEXTS, *, seed: int = 0) -> tuple[Text, ...]:

@@ -1,0 +1,1 @@
+"""A local server (`emolens[serve]`): a page and OpenAI's endpoint, with readouts and steering."""
