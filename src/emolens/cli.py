@@ -416,6 +416,103 @@ def score_corpus(
         typer.echo(f"report: {done.folder / 'report.html'}")
 
 
+@app.command()
+def serve(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="'organism-assistant', a Hugging Face folder with safetensors, or a hub id."
+        ),
+    ] = "organism-assistant",
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vectors of this model, saved by emolens (default: fitted on the bundled stories, "
+            "or the organism's own)."
+        ),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="To watch and steer (default: two thirds through).")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Of false alarms, set on neutral texts (default: no alarms)."),
+    ] = None,
+    alarms: Annotated[
+        str | None, typer.Option(help="Emotions that raise alarms: desperate,angry (default: all)")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address; beyond this machine a token is asked for.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8017,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EMOLENS_TOKEN",
+            help="That has to be shown (default: none on this machine, else a new one).",
+        ),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Talk to a watched model: a page, and an endpoint for OpenAI's clients.
+
+    In: a model and, unless fitted ones will do, vectors. Out: an address of this machine, whose
+    page shows readouts token by token, steers and raises alarms; /v1 is the endpoint. Ctrl-C ends.
+    """
+    from emolens.serve import local
+
+    names = [e.strip() for e in alarms.split(",")] if alarms else None
+    engine = local.prepared(
+        model, vectors, layer, rate=rate, alarms=names, device=device, tell=typer.echo
+    )
+    local.serve(engine, host, port, token, typer.echo)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="'organism-assistant', a Hugging Face folder with safetensors, or a hub id."
+        ),
+    ] = "organism-assistant",
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="Vectors of this model, saved by emolens (default: fitted, as in serve)"),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="To watch and steer (default: two thirds through).")
+    ] = None,
+    emotions: Annotated[
+        str,
+        typer.Option(
+            help="That have gauges; the first colours the words, those beside calm are guarded."
+        ),
+    ] = "desperate,calm,angry",
+    guard: Annotated[
+        Literal["none", "log", "stop", "calm"],
+        typer.Option(help="No alarms; tell them; end the reply; steer to calm beforehand."),
+    ] = "log",
+    rate: Annotated[
+        float, typer.Option(help="Of false alarms, set on neutral texts, unless guard is none.")
+    ] = 0.05,
+    seed: Seed = 0,
+    tokens: Annotated[int, typer.Option(help="Most of a reply.", min=1)] = 60,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.", min=0)] = 1.0,
+    device: Device = None,
+) -> None:
+    """Talk to a watched model in the terminal: words coloured by a readout, gauges, alarms.
+
+    In: a model, lines that you type (or pipe). Out: replies; /help lists what else can be typed.
+    Ctrl-C stops a reply, Ctrl-D ends.
+    """
+    from emolens import terminal
+
+    names = tuple(dict.fromkeys(e.strip() for e in emotions.split(",")))
+    settings = terminal.Settings(names, names[0], guard, rate, seed, tokens, temperature)
+    terminal.run(model, vectors, layer, settings, device)
+
+
 @organism_app.command()
 def train(
     world: Annotated[
