@@ -792,7 +792,7 @@ def talk(chat: Chat, ask: Callable[[str], str], *, typed: bool) -> None:
             except EOFError:
                 going = False
             except KeyboardInterrupt:
-                chat.tell("Ctrl-D or /quit ends")
+                chat.tell("\nCtrl-D or /quit ends")
     if typed:
         chat.console.print()
 
