@@ -459,10 +459,10 @@ def serve(
     In: a model and, unless fitted ones will do, vectors. Out: an address of this machine, whose
     page shows readouts token by token, steers and raises alarms; /v1 is the endpoint. Ctrl-C ends.
     """
-    from emolens.serve import local
+    from emolens.serve import local, opening
 
     names = [e.strip() for e in alarms.split(",")] if alarms else None
-    engine = local.prepared(
+    engine = opening.prepared(
         model, vectors, layer, rate=rate, alarms=names, device=device, tell=typer.echo
     )
     local.serve(engine, host, port, token, typer.echo)

@@ -35,10 +35,9 @@ from emolens.monitor import Alarm, Monitor, Watched
 from emolens.progress import progress_bar
 from emolens.report.safe import visible
 from emolens.report.tokens import LEVELS, PERCENTILE
-from emolens.serve import local
+from emolens.serve import opening
 from emolens.serve.engine import End, Engine, Failed, Piece, Read, Request, Told
-from emolens.serve.events import number, numbers, told_alarms
-from emolens.serve.page import state_of
+from emolens.serve.numbers import number, numbers, state_of, told_alarms
 from emolens.text import Text, Turn
 
 GuardName = Literal["none", "log", "stop", "calm"]
@@ -357,9 +356,11 @@ class Chat:
             emotions=self._alarming,
             moments=("colon", "reply"),
             rate=self.settings.rate,
-            tokens=local.CALIBRATED,
+            tokens=opening.CALIBRATED,
         )
-        self.spread = Usual.of(self.plain.generate(self.usual[:SPREAD_OF], tokens=local.CALIBRATED))
+        self.spread = Usual.of(
+            self.plain.generate(self.usual[:SPREAD_OF], tokens=opening.CALIBRATED)
+        )
         self.tell(repr(found))
         return monitor
 
@@ -835,11 +836,8 @@ def run(
     with suppress(ImportError):  # lines are edited and recalled where the system can
         import readline  # noqa: F401
 
-    opened = local.prepared(model, vectors, layer, device=device)
-    usual = [
-        opened.render([Turn("user", text.text), Turn("assistant", "")], group=text.group)
-        for text in local._corpus(model).neutral
-    ]
+    opened = opening.prepared(model, vectors, layer, device=device)
+    usual = opening.usual_prompts(opened.monitor.model, opened.render)
     source = f"of {vectors}" if vectors else "fitted on the spot"
     chat = Chat(terminal(), opened, usual, settings, source)
     talk(chat, input, typed=sys.stdin.isatty())

@@ -20,7 +20,8 @@ except ImportError:
 from emolens.serve.access import Access, Checked, Refused, body_of, error_response
 from emolens.serve.completions import Reply
 from emolens.serve.events import Events, Stream, while_there
-from emolens.serve.page import page_events, state_of
+from emolens.serve.numbers import state_of
+from emolens.serve.page import page_events
 from emolens.serve.wire import Asked, Completion, parsed
 
 PAGE = {

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.serve.engine import End, Engine, Failed, Piece, Read, Request, Told
-from emolens.serve.events import Events, number, sent, told_alarms
+from emolens.serve.events import Events, sent
+from emolens.serve.numbers import number, told_alarms
 from emolens.serve.wire import Completion
 
 

@@ -2,22 +2,16 @@
 
 import asyncio
 import json
-import math
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import asdict
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
 
-from jaxtyping import Float
 from starlette.requests import Request as Asking
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
-from torch import Tensor
 
-from emolens.monitor import Alarm
 from emolens.serve.access import Refused
 from emolens.serve.engine import End, Engine, Failed, Request, Told
 
-DIGITS = 5  # after the point; readouts are cosines
 T = TypeVar("T")
 
 
@@ -112,20 +106,3 @@ class Stream(StreamingResponse):
 def sent(value: object) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(value, allow_nan=False, separators=(',', ':'))}\n\n"
-
-
-def number(value: float) -> float | None:
-    """A readout as JSON has it; nothing where it is not finite."""
-    return round(value, DIGITS) if math.isfinite(value) else None
-
-
-def numbers(values: Float[Tensor, " emotion"]) -> list[float | None]:
-    """Readouts as JSON has them."""
-    return [number(value) for value in values.tolist()]
-
-
-def told_alarms(alarms: Sequence[Alarm]) -> list[dict[str, Any]]:
-    """Alarms as JSON has them."""
-    return [
-        asdict(a) | {"value": number(a.value), "threshold": number(a.threshold)} for a in alarms
-    ]

@@ -1,40 +1,12 @@
-"""What the page is told: the state of the server, and a conversation as it is read and written."""
+"""What the page is told: a conversation as it is read and written."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from emolens import __version__
 from emolens.monitor import Watched
-from emolens.provenance import versions
 from emolens.serve.engine import End, Engine, Piece, Read, Request, Told
-from emolens.serve.events import Events, number, numbers, sent, told_alarms
-
-
-def state_of(engine: Engine) -> dict[str, Any]:
-    """What the page needs to know."""
-    monitor, limits = engine.monitor, engine.limits
-    rows = monitor.thresholds.to_dict("records")
-    return {
-        "schema": 1,
-        "model": monitor.model.name,
-        "context": monitor.model.n_ctx,
-        "layer": engine.layer,
-        "layers": list(monitor.layers),
-        "emotions": list(monitor.vectors.emotions),
-        "kind": monitor.kind,
-        "window": monitor.window,
-        "thresholds": [
-            {k: number(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        ],
-        "limits": {
-            "messages": limits.messages,
-            "characters": limits.characters,
-            "tokens": limits.tokens,
-            "strength": limits.strength,
-        },
-        "examples": list(engine.examples),
-        "versions": versions() | {"emolens": __version__},
-    }
+from emolens.serve.events import Events, sent
+from emolens.serve.numbers import numbers, told_alarms
 
 
 async def page_events(
