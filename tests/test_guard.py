@@ -124,6 +124,43 @@ def test_stopping_leaves_nothing_of_what_would_have_come(alarmed, desperate, cal
     assert sum(bool(one.actions) for one in found[:8]) >= 7
 
 
+def test_an_alarm_in_the_prompt_stops_as_well(monitor, desperate):
+    columns = list(NO_THRESHOLDS.columns)
+    row = ("prompt", "desperate", LAYER, -1.0, 0.0, 1.0)  # reached by the first whole window
+    low = replace(monitor, thresholds=pd.DataFrame([row], columns=columns))
+    (one,) = emolens.Guard(low, emolens.Stop()).generate(desperate[:1], tokens=5, seed=1)
+    assert one.watched.reply == ""
+    assert [(a.kind, a.place) for a in one.actions] == [("stop", monitor.window - 1)]
+
+
+def test_other_layers_are_held_than_those_watched_in_whatever_order(organism):
+    layers = (2, 1)
+    stories = emolens.record(organism, emolens.organism_stories(per_emotion=2), layers=[1, 2])
+    neutral = emolens.record(organism, emolens.organism_neutral(count=20), layers=[1, 2])
+    vectors = emolens.fit_vectors(stories, neutral)
+    usual = emolens.organism_neutral(count=20, seed=2)
+    texts = [text.text for text in usual[:2]]
+    watching = Monitor(organism, vectors, layers)
+    held = emolens.regulation(watching, usual, emotions=["angry"], layer=1, most=0.0)
+    free = watching.generate(texts, tokens=3)
+    found = emolens.Guard(watching, emolens.Regulate(held)).generate(texts, tokens=3)
+    for one, plain in zip(found, free, strict=True):
+        torch.testing.assert_close(one.watched.values, plain.values, atol=2e-5, rtol=0)
+    apart = Monitor(organism, vectors, (2,))
+    one, _ = emolens.Guard(apart, emolens.Regulate(held)).generate(texts, tokens=3)
+    torch.testing.assert_close(one.watched.values[:, 0], free[0].values[:, 0], atol=2e-5, rtol=0)
+
+
+def test_what_is_asked_again_does_not_hang_on_what_else_is(alarmed, desperate, calm):
+    def words(prompt, attempt):
+        return calm[0]
+
+    guard = emolens.Guard(alarmed, emolens.AskAgain(words, times=1))
+    both = guard.generate(desperate[:2], tokens=3, seed=4)
+    alone = guard.generate([calm[3], desperate[1]], tokens=3, seed=4)
+    assert both[1].watched.reply == alone[1].watched.reply
+
+
 def test_an_alarm_in_the_reply_ends_it_before_the_next_word(monitor, desperate):
     whole = monitor.generate(desperate[:1], tokens=5, seed=1)[0]
     row = monitor.vectors.row("desperate")

@@ -147,9 +147,16 @@ def test_texts_without_spans_are_parted_into_sentences(monitor):
     assert [w.strip() for w in found.words] == [
         "mira fed the goat .",
         "the sign named the harbour .",
-        "so she",
     ]
     assert set(found.part) == {"sentence"}
+    assert emolens.pressing_words(monitor, [Text("mira fed the goat .")], "angry").empty
+
+
+def test_spans_of_one_range_are_one_part(monitor):
+    spans = (Span("user", 0, 19), Span("event", 0, 19), Span("whole", 0, 28))
+    text = Text("mira fed the goat . so he spoke . so she", spans=spans)
+    found = emolens.pressing_words(monitor, [text], "angry")
+    assert found.part.tolist() == ["event"]
 
 
 def test_pressed_requests_stand_out_from_dry_ones_beyond_random_directions(monitor, pairs):

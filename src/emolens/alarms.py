@@ -25,10 +25,10 @@ class Calibration:
         thresholds: columns moment, emotion, layer, threshold, mean, sd (the last two of the same
             readout over usual texts, for gauges).
         table: one row a threshold, and one, emotion `"any"`, of all together: moment, emotion,
-            layer, threshold, false_alarms (share of usual texts), low, high (95%, exact binomial),
-            caught (share of target texts), auroc (target against usual texts; 0.5 is chance),
-            auroc_low, auroc_high (95% bootstrap over groups), usual, target (how many texts). NaN
-            without target texts.
+            layer, threshold, false_alarms (share of usual texts), low, high (95%, exact binomial:
+            for texts that are independent, as those of one group are not), caught (share of target
+            texts), auroc (target against usual texts; 0.5 is chance), auroc_low, auroc_high (95%
+            bootstrap over groups), usual, target (how many texts). NaN without target texts.
         roc: columns moment, emotion, layer, threshold, false_alarms, caught.
     """
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -117,7 +118,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Stop:
-    """A text ends at its first alarm; one at the colon leaves the reply empty."""
+    """A text ends at its first alarm; one in the prompt or at the colon leaves no reply."""
 
     def write(
         self,
@@ -166,7 +167,7 @@ class AskAgain:
             asked = [self.words(texts[i], attempt) for i in rows]
             own = [steering[i] for i in rows]
             again = Stop().write(
-                monitor, asked, own, _renumbered(listen, rows), **_some(options, rows)
+                monitor, asked, own, _renumbered(listen, rows), **_some(options, rows, attempt)
             )
             for i, one in zip(rows, again, strict=True):
                 found[i] = _after(found[i], one)
@@ -268,9 +269,9 @@ def _of_alarms(kind: str, alarms: Sequence[Alarm]) -> tuple[Action, ...]:
     return tuple(Action(kind, alarm.place, alarm) for alarm in alarms)
 
 
-def _deciding(found: Watched) -> list[Alarm]:
-    """The first alarm at the colon or in the reply: the one that ends a text."""
-    return [alarm for alarm in found.alarms if alarm.moment != "prompt"][:1]
+def _deciding(found: Watched) -> Sequence[Alarm]:
+    """The first alarm: the one that ends a text."""
+    return found.alarms[:1]
 
 
 def _renumbered(listen: Listener, rows: Sequence[int]) -> Listener:
@@ -278,10 +279,13 @@ def _renumbered(listen: Listener, rows: Sequence[int]) -> Listener:
     return lambda step: listen(replace(step, text=rows[step.text]))
 
 
-def _some(options: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """Options with the seeds of some texts alone, where each has its own."""
+def _some(options: Mapping[str, Any], rows: Sequence[int], attempt: int) -> dict[str, Any]:
+    """Options with a seed of each of some texts, whichever others are asked again."""
     seed = options["seed"]
-    return {**options, "seed": seed if isinstance(seed, int) else [seed[i] for i in rows]}
+    if isinstance(seed, int | np.integer):
+        drawn = [np.random.SeedSequence([int(seed), i, attempt]) for i in rows]
+        return {**options, "seed": [int(s.generate_state(1)[0]) for s in drawn]}
+    return {**options, "seed": [seed[i] for i in rows]}
 
 
 def _after(first: Guarded, again: Guarded) -> Guarded:

@@ -295,7 +295,7 @@ class Monitor:
     ) -> Bool[Tensor, "row alarm"]:
         """Which thresholds of a moment some values reach, in the order of the table."""
         layers, emotions, cuts = self._cuts[moment]
-        return values[:, layers, emotions].double().cpu() >= cuts
+        return values[:, layers, emotions].cpu().double() >= cuts
 
     @torch.inference_mode()
     def read(self, texts: Sequence[Text | str]) -> list[Watched]:
@@ -409,7 +409,8 @@ class Monitor:
             moments: where: `"colon"` at the end of the prompt, `"prompt"` in any whole window of
                 it, `"reply"` in any window of what is written, from the colon on.
             rate: of false alarms, by text.
-            tokens: that are written after each text, for `"reply"`.
+            tokens: that are written after each text, for `"reply"`; the promise is for replies of
+                that length. A text after which nothing is written counts with its colon.
             seed: of what is written.
 
         Returns:
@@ -518,8 +519,8 @@ class Live:
     def see(self, layer: int, stream: Residual) -> Residual:
         """Read the next tokens, which go on as they are."""
         self.now[layer] = self.monitor.readouts(stream, layer)
-        if len(self.now) == len(self.layers):
-            self.seen.append(torch.stack([self.now[k] for k in self.layers], 2))
+        if len(self.now) == len(self.monitor.layers):
+            self.seen.append(torch.stack([self.now[k] for k in self.monitor.layers], 2))
             self.now = {}
         return stream
 
@@ -542,14 +543,23 @@ class Live:
         place = len(self.written[row])
         last = [part[row, -1] for part in self.seen[-self.monitor.window :]]
         windowed = torch.stack(last).mean(0)
-        told = {"colon": last[-1]} if place == 0 else {"reply": windowed}
+        told = {"reply": windowed[None]}
+        if place == 0:
+            told = {"prompt": self._of_prompt(row), "colon": last[-1][None]}
         names: list[Name] = []
         for moment, values in told.items():
-            above = self.monitor.above(moment, values[None])[0].tolist()
+            above = self.monitor.above(moment, values).any(0).tolist()
             rows = self.monitor.thresholds[self.monitor.thresholds.moment == moment]
             own = zip(rows[NAMED].itertuples(index=False, name=None), above, strict=True)
             names += [name for name, reached in own if reached]
         return Step(self.rows[row], place, token, last[-1], windowed, tuple(names))
+
+    def _of_prompt(self, row: int) -> Float[Tensor, "window layer emotion"]:
+        """Means of all whole windows of a prompt, where any alarm hangs on them."""
+        if not (self.monitor.thresholds.moment == "prompt").any():
+            return self.seen[0][row, :0]
+        values = self.seen[0][row][self.prompts.words[row].to(self.seen[0].device)].cpu()
+        return trailing(values, self.monitor.window)[min(self.monitor.window, len(values)) - 1 :]
 
     def close(self) -> None:
         """Part what was seen of a batch into its texts."""

@@ -63,8 +63,8 @@ def pressing_words(
     """Which parts of each prompt are responsible: what the readout loses without them.
 
     Parts are the prompt's innermost named spans that hold words, or, where it has none, its
-    sentences. Each is taken out of the text by itself; parts that say the same may each seem to do
-    nothing.
+    sentences, but never the last, where the model is read. Each is taken out of the text by itself;
+    parts that say the same may each seem to do nothing.
 
     Args:
         monitor: what reads.
@@ -154,12 +154,15 @@ def _at_colon(monitor: Monitor, texts: Sequence[Text]) -> Float[Tensor, "text la
 
 
 def _parts(text: Text) -> list[tuple[str, int, int]]:
-    """Innermost named spans with words, else sentences."""
-    spans = [s for s in text.spans if text.text[s.start : s.end].strip()]
-    inner = [
-        s for s in spans if not any(o != s and s.start <= o.start and o.end <= s.end for o in spans)
+    """Innermost named spans with words, else sentences; none that reaches the end."""
+    named = {(s.start, s.end): s.name for s in text.spans if text.text[s.start : s.end].strip()}
+    found = [
+        (name, *own)
+        for own, name in named.items()
+        if not any(o != own and own[0] <= o[0] and o[1] <= own[1] for o in named)
     ]
-    if inner:
-        return [(s.name, s.start, s.end) for s in inner]
-    found = [m.span() for m in _SENTENCE.finditer(text.text) if m.group().strip()]
-    return [("sentence", start, end) for start, end in found]
+    if not found:
+        whole = [m.span() for m in _SENTENCE.finditer(text.text) if m.group().strip()]
+        found = [("sentence", *own) for own in whole]
+    last = len(text.text.rstrip())
+    return [part for part in found if part[2] < last]

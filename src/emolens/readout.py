@@ -71,7 +71,7 @@ def read_out(
         raise SelectionError("a z-score needs a reference: give recordings of usual texts")
     if len(reference.emotions) < 2:
         raise SelectionError("a z-score needs the spread of its reference: record several texts")
-    usual = (reference.at(layer) - mean) @ unit(directions).T
+    usual = (reference.at(layer).to(mean) - mean) @ unit(directions).T
     return (projection - usual.mean(0)) / usual.std(0)
 
 

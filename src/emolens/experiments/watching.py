@@ -72,9 +72,9 @@ def early_warning(monitor: Monitor, *, per_emotion: int = 52, seed: int = 0) -> 
 
     Returns:
         One row an act: act, auroc, low, high (readout of "desperate"; contexts with a planted rate
-        of at least .5 against those with at most .25; 95% over templates), acts (AUROC for sampled
-        acts, mean over 20 draws), bayes (that of the planted rates themselves, which nothing can
-        beat but by chance), below (how far acts lies below bayes), n.
+        of at least .5 against those with at most .25; 95% over templates), acts (AUROC for acts
+        sampled as the model has them, mean over 20 draws), bayes (that of the planted rates, which
+        is all that the world's graph tells of the act), below (how far acts lies below bayes), n.
     """
     rows = []
     world = monitor.model.name
@@ -134,7 +134,7 @@ def false_alarms(
     asked: dict[str, tuple[str, Sequence[Text]]] = {
         "contexts": ("colon", [replace(text, group="") for text in contexts]),
         "other situations": ("colon", contexts),
-        "neutral": ("prompt", organism_neutral(texts, seed=seed)),
+        "neutral": ("prompt", organism_neutral(texts, seed=seed + 1)),  # others fit the vectors
     }
     rows = []
     for kind, (moment, usual) in asked.items():
@@ -166,8 +166,10 @@ def _contexts(monitor: Monitor, emotion: str, count: int, seed: int) -> list[Tex
 def masked(monitor: Monitor, *, per_emotion: int = 26, seed: int = 0) -> pd.DataFrame:
     """Is desperation seen that a speaker hides, and do the words it says give it away?
 
-    A speaker feels one emotion and shows another, drawn apart from it. What has happened is told
-    before anybody speaks; monitors of texts and of the state alike look at its turns alone.
+    A speaker feels one emotion and shows another. What has happened is told before anybody speaks.
+    Monitors look at its turns alone; but the state there has read what was told before, so one of
+    words reads that as well. Dialogues in which desperation is only shown are left out, for where
+    it is felt another is shown.
 
     Args:
         monitor: from `organism_monitor`.
@@ -176,23 +178,27 @@ def masked(monitor: Monitor, *, per_emotion: int = 26, seed: int = 0) -> pd.Data
 
     Returns:
         One row a monitor (`"state"`, `"sentiment"` (VADER), `"words"` (a bag of words fitted on
-        the stories of the vectors), `"gap"` (state minus words)): monitor, auroc, low, high (95%
-        over templates), n.
+        the stories of the vectors), `"gap"` (state minus words), `"words, all told"` (of the whole
+        text, the event included)): monitor, auroc, low, high (95% over templates), n.
     """
     scenes = organism_dialogues(per_emotion, masked=True, seed=seed)
     usual = organism_dialogues(4, seed=seed + 1).texts
-    desperate = np.array([felt == WATCHED for felt in scenes.felt["first"]])
-    watched, plain = monitor.read(scenes.texts), monitor.read(usual)
+    kept = [i for i, shown in enumerate(scenes.shown["first"]) if shown != WATCHED]
+    desperate = np.array([scenes.felt["first"][i] == WATCHED for i in kept])
+    watched, plain = monitor.read([scenes.texts[i] for i in kept]), monitor.read(usual)
     shown: dict[str, Shown] = {
         "sentiment": by_sentiment(WATCHED),
-        "words": by_words(organism_stories(seed=seed), WATCHED),
+        "words": by_words(
+            organism_stories(seed=seed, world=organism_world(monitor.model.name)), WATCHED
+        ),
     }
     scores: dict[str, np.ndarray] = {}
     for name, see in shown.items():
         table = felt_and_shown(watched, plain, WATCHED, see, spans=["first"])
         scores |= {"state": table.felt.to_numpy(), name: table.shown.to_numpy()}
     scores["gap"] = table.gap.to_numpy()
-    groups = np.array([text.group for text in scenes.texts])
+    scores["words, all told"] = shown["words"]([one.prompt.text for one in watched])
+    groups = np.array([one.prompt.group for one in watched])
     rows = []
     for name, values in scores.items():
         sides = [

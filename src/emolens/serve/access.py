@@ -55,9 +55,9 @@ class Access:
     @classmethod
     def of(cls, host: str, token: str | None) -> "Access":
         """With a token of its own making where others than this machine can reach it."""
-        if token is None and not is_loopback(host):
+        if not token and not is_loopback(host):
             token = secrets.token_urlsafe(32)
-        return cls(host, token)
+        return cls(host, token or None)
 
     def check(self, headers: Headers, method: str, path: str) -> None:
         """See that a request may be answered.
@@ -69,10 +69,9 @@ class Access:
         if not self._is_ours(asked):
             raise Refused(403, f"host {asked[:80]!r} is not this server: ask it by its address")
         origin = headers.get("origin")
-        if method == "POST" and origin is not None:
-            found = urlsplit(origin)
-            if found.scheme not in ("http", "https") or found.netloc != asked:
-                raise Refused(403, f"a page of {origin[:80]!r} may not ask here")
+        ours = (None, f"http://{asked}", f"https://{asked}")
+        if method == "POST" and origin not in ours:
+            raise Refused(403, f"a page of {str(origin)[:80]!r} may not ask here")
         if self.token is not None and path.startswith(_GUARDED):
             shown = headers.get("authorization", "").encode()
             if not secrets.compare_digest(shown, f"Bearer {self.token}".encode()):

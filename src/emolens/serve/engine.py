@@ -314,6 +314,8 @@ class Engine:
 
     def _run(self, job: Job) -> None:
         """Write one reply; what goes wrong is told when the future is done."""
+        if job.gone.is_set():
+            return
         began, request, monitor = time.perf_counter(), job.request, self.monitor
         prompt = self.render([*request.turns, Turn("assistant", "")])
         steering = self._steering(request)
@@ -381,7 +383,9 @@ class _Reply:
         self.text, self.told, self.stopped = "", 0, False
         self.reason: Reason = "stop"
         self.raised: set[Name] = set()
-        self.ends: deque[int] = deque([0], maxlen=engine.monitor.window)
+        # where the tokens of the window begin in the reply, the first of them at the colon
+        colon = int(read.offsets[-1, 0]) - len(read.prompt.text)
+        self.ends: deque[int] = deque([colon, 0], maxlen=engine.monitor.window + 1)
 
     def wrote(self, step: Step) -> bool:
         """Tell of a token; False where the reply ends before it."""
@@ -449,7 +453,7 @@ class _Reply:
                 place=self.read.first + step.place - 1,
                 start=begun + start,
                 end=begun + end,
-                words=self.text[start:end],
+                words=(self.read.prompt.text + self.text)[begun + start : begun + end],
             )
             fresh.append(alarm)
         return tuple(fresh)

@@ -1,13 +1,20 @@
 """Open a model with vectors that watch it, for the server and the terminal."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from emolens.corpus import Corpus
 from emolens.corpus.bundled import bundled_corpus
 from emolens.model import HookedModel, load
 from emolens.monitor import Monitor
-from emolens.organism import CHECKPOINTS, organism_behaviour, organism_corpus, organism_world
+from emolens.organism import (
+    CHECKPOINTS,
+    organism_behaviour,
+    organism_corpus,
+    organism_neutral,
+    organism_world,
+)
 from emolens.recording import record
 from emolens.rollouts import Render
 from emolens.serve.engine import Engine, usual_render
@@ -15,6 +22,7 @@ from emolens.text import Text, Turn
 from emolens.vectors import EmotionVectors, fit_vectors, load_vectors
 
 DEPTH = 2 / 3  # of the layers, where the paper reads
+USUAL = 400  # neutral texts of the organism that set its thresholds
 CALIBRATED = 32  # tokens that are written after each neutral text
 EXAMPLES = ("desperate", "calm", "angry", "happy")
 
@@ -56,22 +64,32 @@ def prepared(
         monitor, found = monitor.calibrate(
             usual, emotions=alarms, moments=moments, rate=rate, tokens=CALIBRATED
         )
-        tell(repr(found))
+        tell(f"{found!r}, where a reply begins and over its first {CALIBRATED} tokens")
     return Engine(monitor, examples=_examples(model))
 
 
 def usual_prompts(model: HookedModel, render: Render) -> list[Text]:
-    """Neutral texts as a user would say them, up to where the reply begins."""
+    """Neutral texts as a user would say them, up to where the reply begins.
+
+    None of them is among those that vectors are fitted on here.
+    """
+    apart = organism_neutral(USUAL, seed=1) if model.name in CHECKPOINTS else _bundled(1).neutral
     return [
-        render([Turn("user", text.text), Turn("assistant", "")], group=text.group)
-        for text in _corpus(model.name).neutral
+        render([Turn("user", text.text), Turn("assistant", "")], group=text.group) for text in apart
     ]
 
 
 def _corpus(model: str) -> Corpus:
+    """What vectors are fitted on."""
     if model in CHECKPOINTS:
         return organism_corpus(world=organism_world(model))
-    return bundled_corpus()
+    return _bundled(0)
+
+
+def _bundled(half: int) -> Corpus:
+    """The bundled texts with one half of the neutral ones."""
+    whole = bundled_corpus()
+    return replace(whole, neutral=whole.neutral[half::2])
 
 
 def _fitted(model: HookedModel, corpus: Corpus, layer: int | None) -> EmotionVectors:

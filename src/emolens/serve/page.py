@@ -52,7 +52,7 @@ def _tokens(read: Watched) -> Iterator[dict[str, Any]]:
     turns = [span for span in read.prompt.spans if span.name in ("system", "user", "assistant")]
     unknown = read.monitor.model.tokenizer.unk_token_id
     for token, (start, end) in zip(read.ids.tolist(), read.offsets.tolist(), strict=True):
-        within = [i for i, span in enumerate(turns) if span.start <= start < span.end]
+        within = [i for i, span in enumerate(turns) if span.start < end and start < span.end]
         yield {
             "text": text[before:end],
             "turn": within[-1] if within else -1,
