@@ -136,7 +136,14 @@ def test_a_stream_gives_the_same_piece_by_piece(client):
     assert first.emolens["readouts"]["desperate"]["colon"] == own["readouts"]["desperate"]["colon"]
     told = [part.emolens["values"] for part in middle]
     assert told == [token["values"] for token in own["tokens"]]
-    assert [a["emotion"] for part in middle for a in part.emolens["alarms"]] == ["angry"]
+    streamed = [alarm for part in middle for alarm in part.emolens["alarms"]]
+    assert [alarm["emotion"] for alarm in streamed] == ["angry"]
+    # told as it is written, and found afterwards in the whole text: one place
+    places = [
+        [[a[k] for k in ("moment", "emotion", "place", "start", "end", "words")] for a in alarms]
+        for alarms in (streamed, [a for a in own["alarms"] if a["moment"] == "reply"])
+    ]
+    assert places[0] == places[1]
     assert last.emolens["readouts"] == own["readouts"]
     assert (last.finish_reason, usage) == (whole.choices[0].finish_reason, whole.usage)
 
@@ -480,6 +487,7 @@ def test_others_need_a_token_wherever_they_can_reach_it(host, alone):
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "http://127.0.0.1:1"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
         ({"content-type": "text/plain"}, 415),
         ({"content-type": "application/x-www-form-urlencoded"}, 415),
     ],
