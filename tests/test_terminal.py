@@ -463,7 +463,7 @@ def test_what_cannot_be_guarded_or_watched_is_refused_at_once(monitor, usual):
 
 
 def test_ctrl_c_stops_a_reply_and_keeps_what_was_written(small, fitted, monkeypatch):
-    slow = Slow(small, fitted, (LAYER,))
+    slow, before = Slow(small, fitted, (LAYER,)), signal.getsignal(signal.SIGINT)
     hear = Shown.hear
 
     def interrupted(shown, told):
@@ -481,7 +481,7 @@ def test_ctrl_c_stops_a_reply_and_keeps_what_was_written(small, fitted, monkeypa
     assert f"organism-small: {reply.strip()}\n" in screen
     assert "stopped by you" in screen
     assert "Ctrl-D or /quit ends" in screen
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_quit_ends_and_nothing_after_it_is_read(monitor):
