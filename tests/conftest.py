@@ -82,6 +82,22 @@ def _seeded():
 
 
 @pytest.fixture(scope="session")
+def small():
+    import emolens
+
+    return emolens.load("organism-small")
+
+
+@pytest.fixture(scope="session")
+def small_vectors(small):
+    """At block 2 of the small organism, two thirds through."""
+    import emolens
+
+    texts = emolens.organism_stories(per_emotion=4), emolens.organism_neutral(count=20)
+    return emolens.fit_vectors(*(emolens.record(small, t, layers=[2]) for t in texts))
+
+
+@pytest.fixture(scope="session")
 def organism():
     import emolens
 

@@ -32,19 +32,8 @@ ASKED = {"model": "organism-small", "messages": [{"role": "user", "content": SAI
 
 
 @pytest.fixture(scope="module")
-def small():
-    return emolens.load("organism-small")
-
-
-@pytest.fixture(scope="module")
-def fitted(small):
-    texts = emolens.organism_stories(per_emotion=4), emolens.organism_neutral(count=20)
-    return emolens.fit_vectors(*(emolens.record(small, t, layers=[LAYER]) for t in texts))
-
-
-@pytest.fixture(scope="module")
-def monitor(small, fitted):
-    return Monitor(small, fitted, (LAYER,), thresholds=THRESHOLDS)
+def monitor(small, small_vectors):
+    return Monitor(small, small_vectors, (LAYER,), thresholds=THRESHOLDS)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +53,8 @@ def client(url):
 
 
 @pytest.fixture(scope="module")
-def slow(small, fitted):
-    return Slow(small, fitted, (LAYER,))
+def slow(small, small_vectors):
+    return Slow(small, small_vectors, (LAYER,))
 
 
 def post(url, body, path="/v1/chat/completions", **headers):
@@ -534,8 +523,8 @@ LISTENING = "0A"  # as Linux tells the state of a socket
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells its sockets so")
-def test_the_command_listens_on_this_machine_alone_and_ends_in_peace(fitted, tmp_path):
-    fitted.save(tmp_path / "vectors.safetensors")
+def test_the_command_listens_on_this_machine_alone_and_ends_in_peace(small_vectors, tmp_path):
+    small_vectors.save(tmp_path / "vectors.safetensors")
     words = ["--model", "organism-small", "--vectors", str(tmp_path / "vectors.safetensors")]
     command = subprocess.Popen(
         [sys.executable, "-m", "emolens", "serve", *words, "--port", "0"],

@@ -50,19 +50,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def small():
-    return emolens.load("organism-small")
-
-
-@pytest.fixture(scope="module")
-def fitted(small):
-    texts = emolens.organism_stories(per_emotion=4), emolens.organism_neutral(count=20)
-    return emolens.fit_vectors(*(emolens.record(small, t, layers=[LAYER]) for t in texts))
-
-
-@pytest.fixture(scope="module")
-def monitor(small, fitted):
-    return Monitor(small, fitted, (LAYER,), thresholds=THRESHOLDS)
+def monitor(small, small_vectors):
+    return Monitor(small, small_vectors, (LAYER,), thresholds=THRESHOLDS)
 
 
 @contextmanager
@@ -218,8 +207,8 @@ def test_all_of_it_goes_by_keyboard(browser, monitor):
 
 
 @pytest.mark.parametrize("way", ["button", "key"])
-def test_a_reply_can_be_stopped_and_the_conversation_goes_on(browser, small, fitted, way):
-    engine = Engine(Slow(small, fitted, (LAYER,)))
+def test_a_reply_can_be_stopped_and_the_conversation_goes_on(browser, small, small_vectors, way):
+    engine = Engine(Slow(small, small_vectors, (LAYER,)))
     with opened(browser, engine) as (page, tried):
         page.locator("#message").fill(SAID)
         page.locator("#message").press("Enter")

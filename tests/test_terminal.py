@@ -32,19 +32,8 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @pytest.fixture(scope="module")
-def small():
-    return emolens.load("organism-small")
-
-
-@pytest.fixture(scope="module")
-def fitted(small):
-    texts = emolens.organism_stories(per_emotion=4), emolens.organism_neutral(count=20)
-    return emolens.fit_vectors(*(emolens.record(small, t, layers=[LAYER]) for t in texts))
-
-
-@pytest.fixture(scope="module")
-def monitor(small, fitted):
-    return Monitor(small, fitted, (LAYER,))
+def monitor(small, small_vectors):
+    return Monitor(small, small_vectors, (LAYER,))
 
 
 @pytest.fixture(scope="module")
@@ -462,8 +451,8 @@ def test_what_cannot_be_guarded_or_watched_is_refused_at_once(monitor, usual):
 # --- how it ends ----------------------------------------------------------------------------------
 
 
-def test_ctrl_c_stops_a_reply_and_keeps_what_was_written(small, fitted, monkeypatch):
-    slow, before = Slow(small, fitted, (LAYER,)), signal.getsignal(signal.SIGINT)
+def test_ctrl_c_stops_a_reply_and_keeps_what_was_written(small, small_vectors, monkeypatch):
+    slow, before = Slow(small, small_vectors, (LAYER,)), signal.getsignal(signal.SIGINT)
     hear = Shown.hear
 
     def interrupted(shown, told):
@@ -492,8 +481,8 @@ def test_quit_ends_and_nothing_after_it_is_read(monitor):
     assert chat.exchanges == []
 
 
-def test_the_command_takes_lines_from_a_pipe(fitted, tmp_path):
-    fitted.save(tmp_path / "vectors.safetensors")
+def test_the_command_takes_lines_from_a_pipe(small_vectors, tmp_path):
+    small_vectors.save(tmp_path / "vectors.safetensors")
     words = ["--model", "organism-small", "--vectors", str(tmp_path / "vectors.safetensors")]
     options = ["--guard", "none", "--tokens", "8", "--emotions", "desperate,calm"]
     clean = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")}

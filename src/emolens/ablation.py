@@ -26,7 +26,7 @@ from emolens.sharing import run_changed
 from emolens.sites import Site
 from emolens.statistics import clustered_interval
 from emolens.steering import HALF_COLUMNS, RANDOM_DIRECTIONS, half_rows
-from emolens.text import NEUTRAL, Text
+from emolens.text import NEUTRAL, Text, groups_of
 from emolens.vectors import EmotionVectors
 
 LEAST = 0.01  # difference of probabilities of which a share means something
@@ -277,7 +277,7 @@ def side_effects(
             apart = kl_div(changed, plain, reduction="none", log_target=True).sum(-1)
             after = _surprise(changed, ids, mask)
             found[number, :, rows] = torch.stack([_mean(apart, mask), before, after]).cpu()
-    groups = [text.group or str(i) for i, text in enumerate(texts)]
+    groups = groups_of(texts)
     told = []
     for name, (apart, plain, changed) in zip(changes, found.tolist(), strict=True):
         perplexity = math.exp(clustered_interval(changed, groups)[0])

@@ -10,7 +10,7 @@ from torch import Tensor
 from emolens.behaviour import Behaviour
 from emolens.errors import SelectionError
 from emolens.model import HookedModel
-from emolens.text import Text, Tokens
+from emolens.text import Text, Tokens, groups_of
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Trial:
     @property
     def groups(self) -> tuple[str, ...]:
         """Template or topic of each prompt, what intervals are clustered by."""
-        return tuple(t.group or str(i) for i, t in enumerate(self.behaviour.prompts))
+        return tuple(groups_of(self.behaviour.prompts))
 
     def logits(self) -> Float[Tensor, "text vocab"]:
         """Next-token logits at the decision, under whatever hooks are in force."""

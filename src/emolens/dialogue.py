@@ -1,15 +1,16 @@
 """Dialogues in a model's own chat template, as texts whose turns are spans."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError
 
 from emolens.errors import CorpusError, ModelError, first_line
 from emolens.model import HookedModel
-from emolens.text import NEUTRAL, Span, Text, Turn, moved, require_turns
+from emolens.text import NEUTRAL, Span, Text, Turn, moved, plain, require_turns
 
 OPENS, CLOSES = "\ue000", "\ue001"  # private characters, which no text should hold
 
@@ -91,6 +92,11 @@ def chat(
     if open_ended:
         spans.append(Span("assistant", len(text), len(text)))
     return Text(text, emotion, group, tuple(spans))
+
+
+def usual_render(model: HookedModel) -> Callable[..., Text]:
+    """How a model reads a dialogue: by its chat template, else as the paper writes it."""
+    return partial(chat, model) if model.tokenizer.chat_template else plain
 
 
 def _mark(number: int) -> str:

@@ -1,9 +1,9 @@
 """Let a model write on, with its residual stream changed or not, each text in its own way."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from emolens.errors import ModelError, SelectionError
 from emolens.hooks import hooked
-from emolens.interventions import Change, Intervention, Residual, Steer
+from emolens.interventions import Change, Intervention, Residual, Steer, block_hook
 from emolens.model import HookedModel
 from emolens.positions import PositionRule, everything, nowhere
 from emolens.progress import track
 from emolens.sites import Site
 from emolens.text import Text, Tokens
+from emolens.vectors import EmotionVectors
 
 GENERATED_TOGETHER = 16  # most texts of a batch
 
@@ -88,6 +89,21 @@ class Steering:
 
 
 UNCHANGED = Steering({})
+
+
+def steps_along(vectors: EmotionVectors, layer: int, strengths: Mapping[str, float]) -> Steering:
+    """Steps along several emotions at one layer, as one; none where all strengths are 0.
+
+    Args:
+        vectors: of the model that is steered.
+        layer: 0-based block.
+        strengths: by emotion, in fractions of the mean residual norm.
+
+    Raises:
+        SelectionError: for an emotion or layer without vectors.
+    """
+    steps = [vectors.step(e, layer, strength) for e, strength in strengths.items() if strength]
+    return Steering({layer: Steer(torch.stack(steps).sum(0))}) if steps else UNCHANGED
 
 
 @runtime_checkable
@@ -340,7 +356,7 @@ def _driven(
             stack.enter_context(hooked(model, {Site(k): each for k, each in drivers.items()}))
         else:
             for k, driver in drivers.items():
-                stack.callback(blocks[k].register_forward_hook(_plain(driver)).remove)
+                stack.callback(blocks[k].register_forward_hook(block_hook(driver)).remove)
         yield
 
 
@@ -367,17 +383,8 @@ def _observed(
             stack.enter_context(hooked(model, {Site(k): shown(k) for k in layers}))
         else:
             for k in layers:
-                stack.callback(blocks[k].register_forward_hook(_plain(shown(k))).remove)
+                stack.callback(blocks[k].register_forward_hook(block_hook(shown(k))).remove)
         yield
-
-
-def _plain(change: Intervention) -> Callable[[torch.nn.Module, Any, Any], Any]:
-    """A change as a plain hook on a block, which gives the stream alone or with more behind it."""
-
-    def after(_block: torch.nn.Module, _args: Any, given: Any) -> Any:
-        return (change(given[0]), *given[1:]) if isinstance(given, tuple) else change(given)
-
-    return after
 
 
 @dataclass(eq=False)

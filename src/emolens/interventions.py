@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import einsum
@@ -14,6 +15,15 @@ RANK = 1e-4  # of the largest singular value: what is less is rounding, of float
 Residual = Float[Tensor, "text token d_model"]
 Intervention = Callable[[Residual], Residual]
 Change = Mapping[int, Intervention]  # what is done to the residual stream after which blocks
+
+
+def block_hook(change: Intervention) -> Callable[[torch.nn.Module, Any, Any], Any]:
+    """A change as a plain hook on a block, which gives the stream alone or with more behind it."""
+
+    def after(_block: torch.nn.Module, _args: Any, given: Any) -> Any:
+        return (change(given[0]), *given[1:]) if isinstance(given, tuple) else change(given)
+
+    return after
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from emolens.model import HookedModel
 from emolens.progress import track
 from emolens.readout import Kind, read_out
 from emolens.recording import plan_batches, residuals, usual_batch
-from emolens.text import Text, Tokens
+from emolens.text import Text, Tokens, groups_of
 from emolens.vectors import EmotionVectors
 
 WINDOW = 8  # tokens that a value is the mean over, because single ones fluctuate
@@ -290,6 +290,13 @@ class Monitor:
         found = read_out(self._near, flat, layer, kind=self.kind, reference=self.reference)
         return found.unflatten(0, residual.shape[:2])
 
+    def all_readouts(
+        self, streams: Float[Tensor, "text token layer d_model"]
+    ) -> Float[Tensor, "text token layer emotion"]:
+        """Of the streams after all of the layers."""
+        pairs = zip(streams.unbind(2), self.layers, strict=True)
+        return torch.stack([self.readouts(own, layer) for own, layer in pairs], 2)
+
     def above(
         self, moment: str, values: Float[Tensor, "row layer emotion"]
     ) -> Bool[Tensor, "row alarm"]:
@@ -318,10 +325,7 @@ class Monitor:
         for rows in track(batches, "watching", len(batches), "batches"):
             part = tokens.only(list(rows))
             stream = residuals(self.model, part.ids, part.mask, self.layers)
-            near = stream.to(self.model.device).unbind(2)
-            values = torch.stack(
-                [self.readouts(own, k).cpu() for own, k in zip(near, self.layers, strict=True)], 2
-            )
+            values = self.all_readouts(stream.to(self.model.device)).cpu()
             for own, row in enumerate(rows):
                 read = part.only([own])
                 width = read.ids.shape[1]
@@ -438,8 +442,8 @@ class Monitor:
         if texts:
             found = self.generate(texts, tokens=tokens, seed=seed) if tokens else self.read(texts)
         rows = [[float(_best(one, m)[k, e]) for m, k, e in cells] for one in found]
-        groups = [text.group or str(i) for i, text in enumerate(texts)]
-        return Reached(np.array(rows, dtype=float).reshape(len(found), len(cells)), groups)
+        values = np.array(rows, dtype=float).reshape(len(found), len(cells))
+        return Reached(values, groups_of(texts))
 
 
 def _best(found: Watched, moment: str) -> Float[Tensor, "layer emotion"]:
@@ -569,8 +573,7 @@ class Live:
             return
         values = torch.cat(self.seen, 1)
         if self.on_step is None:
-            streams = zip(values.unbind(2), self.monitor.layers, strict=True)
-            values = torch.stack([self.monitor.readouts(own, k) for own, k in streams], 2)
+            values = self.monitor.all_readouts(values)
         values = values.cpu()
         for row, text in enumerate(self.rows):
             pad = int((~self.prompts.mask[row]).sum())

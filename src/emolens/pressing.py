@@ -15,7 +15,7 @@ from emolens.monitor import Monitor
 from emolens.positions import last
 from emolens.recording import record
 from emolens.statistics import clustered_interval
-from emolens.text import Text
+from emolens.text import Text, groups_of
 
 RANDOM_DIRECTIONS = 20
 _SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+[\"')\]]*|$)")
@@ -124,7 +124,7 @@ def pressed_against_dry(
             f"{len(pressed)} pressed and {len(dry)} dry requests are no pairs: give two or more, "
             "each in both versions"
         )
-    groups = [text.group or str(i) for i, text in enumerate(dry)]
+    groups = groups_of(dry)
     streams = [
         record(monitor.model, list(texts), layers=monitor.layers, positions=last)
         for texts in (pressed, dry)

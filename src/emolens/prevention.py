@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from emolens.errors import HookError, ModelError, SelectionError
-from emolens.interventions import At, Change, Intervention
+from emolens.interventions import At, Change, Intervention, block_hook
 
 Mask = Callable[[Int[Tensor, "text token"]], Bool[Tensor, "text token"]]
 
@@ -146,12 +146,12 @@ class _Passes:
     def after(self, layer: int, change: Intervention) -> Callable[[nn.Module, tuple, Any], Any]:
         """A hook by which a block gives its stream changed, alone or with more behind it."""
 
-        def hook(block: nn.Module, _args: tuple, given: Any) -> Any:
+        def hook(block: nn.Module, args: tuple, given: Any) -> Any:
             if not (block.training or self.evaluating):
                 return given
             chosen = self._chosen(layer, change)
             self.changed = True
-            return (chosen(given[0]), *given[1:]) if isinstance(given, tuple) else chosen(given)
+            return block_hook(chosen)(block, args, given)
 
         return hook
 

@@ -9,7 +9,6 @@ Inspect finds it by an entry point. Each reply's steering, seed and readouts sta
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,14 +19,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from emolens.dialogue import chat
+from emolens.dialogue import usual_render
 from emolens.errors import CorpusError, EmolensError, ModelError, SelectionError
-from emolens.generation import GENERATED_TOGETHER, UNCHANGED, Steering, generate
-from emolens.interventions import Residual, Steer
+from emolens.generation import GENERATED_TOGETHER, UNCHANGED, Steering, generate, steps_along
+from emolens.interventions import Residual
 from emolens.model import HookedModel, load
 from emolens.readout import read_out
 from emolens.rollouts import Render
-from emolens.text import Text, Tokens, Turn, begun, plain
+from emolens.text import Text, Tokens, Turn, begun
 from emolens.vectors import EmotionVectors, load_vectors
 
 try:
@@ -210,8 +209,7 @@ class SteeredModel(ModelAPI):
             self._fitted(f"the readout of {name!r}").row(name)
         self.steering, steered = self._steering(steer)
         self.told = {"steer": steered, "layer": layer, "readouts": list(self.readouts)}
-        template = self.model.tokenizer.chat_template
-        self.render = render or (partial(chat, self.model) if template else plain)
+        self.render = render or usual_render(self.model)
         self._waiting: list[_Request] = []
         self._lock = Lock()
 
@@ -234,8 +232,7 @@ class SteeredModel(ModelAPI):
             return UNCHANGED, {}
         vectors, layer = self._fitted(f"steering by {next(iter(steps))!r}"), self.layer
         assert layer is not None
-        moves = [vectors.step(emotion, layer, strength) for emotion, strength in steps.items()]
-        return Steering({layer: Steer(torch.stack(moves).sum(0))}), steps
+        return steps_along(vectors, layer, steps), steps
 
     def max_tokens(self) -> int:
         """Most tokens of a reply where a task sets no limit."""

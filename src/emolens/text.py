@@ -111,6 +111,15 @@ class Tokens:
         return len(self.ids)
 
 
+def groups_of(texts: Sequence[Text]) -> list[str]:
+    """Topic or template of each text, what intervals and halves go by; else each its own.
+
+    >>> groups_of([Text("a", group="work"), Text("b")])
+    ['work', '1']
+    """
+    return [text.group or str(i) for i, text in enumerate(texts)]
+
+
 def plain(turns: Sequence[Turn], *, emotion: str = NEUTRAL, group: str = "") -> Text:
     r"""The dialogue in the paper's format, for base models: `Human:` and `Assistant:`.
 

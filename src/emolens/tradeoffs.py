@@ -13,7 +13,7 @@ from emolens.model import HookedModel
 from emolens.progress import track
 from emolens.scoring import option_logprobs, token_logprobs
 from emolens.statistics import clustered_interval
-from emolens.text import OPENING, Text, begun, plain
+from emolens.text import OPENING, Text, begun, groups_of, plain
 
 # What a steering does to a model: a value for every text, and the groups of the texts.
 Cost = Callable[[Steering], tuple[Sequence[float], Sequence[str]]]
@@ -24,7 +24,7 @@ def perplexity_cost(model: HookedModel, texts: Sequence[Text]) -> Cost:
 
     def cost(steering: Steering) -> tuple[Sequence[float], Sequence[str]]:
         found, _ = token_logprobs(model, texts, steering)
-        return (-found.nanmean(1)).tolist(), [t.group or str(i) for i, t in enumerate(texts)]
+        return (-found.nanmean(1)).tolist(), groups_of(texts)
 
     return cost
 

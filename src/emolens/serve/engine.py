@@ -15,15 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolens.alarms import Name
-from emolens.dialogue import chat
+from emolens.dialogue import usual_render
 from emolens.errors import CorpusError, EmolensError, SelectionError
-from emolens.generation import UNCHANGED, Steering, steered
-from emolens.interventions import Steer
+from emolens.generation import Steering, steered, steps_along
 from emolens.model import HookedModel
 from emolens.monitor import Alarm, Monitor, Step, Watched
 from emolens.organism import CHECKPOINTS, organism_turns
 from emolens.rollouts import Render
-from emolens.text import Text, Turn, plain
+from emolens.text import Text, Turn
 
 Reason = Literal["stop", "length", "cancelled"]
 log = logging.getLogger("emolens.serve")
@@ -221,7 +220,7 @@ class Engine:
         """
         monitor.model.require_logits("a reply")
         self.monitor, self.limits, self.examples = monitor, limits, tuple(examples)
-        self.render = render or usual_render(monitor.model)
+        self.render = render or own_render(monitor.model)
         self._worker = ThreadPoolExecutor(1, "emolens-engine")
         self._lock = Lock()
         self._jobs: set[Job] = set()
@@ -308,9 +307,7 @@ class Engine:
         return layer
 
     def _steering(self, request: Request) -> Steering:
-        layer, vectors = self.layer_of(request), self.monitor.vectors
-        steps = [vectors.step(e, layer, s) for e, s in request.steering.items() if s]
-        return Steering({layer: Steer(torch.stack(steps).sum(0))}) if steps else UNCHANGED
+        return steps_along(self.monitor.vectors, self.layer_of(request), request.steering)
 
     def _run(self, job: Job) -> None:
         """Write one reply; what goes wrong is told when the future is done."""
@@ -361,14 +358,9 @@ class Engine:
             job.deliver(Failed(f"{type(error).__name__} while writing: see the log", own=False))
 
 
-def usual_render(model: HookedModel) -> Render:
-    """How a model reads a conversation: by its chat template, else as the paper writes it.
-
-    The organism has a form of its own.
-    """
-    if model.name in CHECKPOINTS:
-        return organism_turns
-    return partial(chat, model) if model.tokenizer.chat_template else plain
+def own_render(model: HookedModel) -> Render:
+    """How a model reads a conversation; the organism has a form of its own."""
+    return organism_turns if model.name in CHECKPOINTS else usual_render(model)
 
 
 class _Reply:

@@ -17,7 +17,7 @@ from emolens.organism import (
 )
 from emolens.recording import record
 from emolens.rollouts import Render
-from emolens.serve.engine import Engine, usual_render
+from emolens.serve.engine import Engine, own_render
 from emolens.text import Text, Turn
 from emolens.vectors import EmotionVectors, fit_vectors, load_vectors
 
@@ -59,7 +59,7 @@ def prepared(
         layer = fitted.layers[int(DEPTH * len(fitted.layers))]
     monitor = Monitor(hooked, fitted, (layer,))
     if rate is not None:
-        usual = usual_prompts(hooked, usual_render(hooked))
+        usual = usual_prompts(hooked, own_render(hooked))
         moments = ("colon", "reply")
         monitor, found = monitor.calibrate(
             usual, emotions=alarms, moments=moments, rate=rate, tokens=CALIBRATED

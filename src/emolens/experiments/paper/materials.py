@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from emolens.behaviour import Behaviour, Contest
 from emolens.corpus import Corpus
 from emolens.corpus.bundled import EvaluationSet, bundled_dialogues, evaluation_set
-from emolens.dialogue import chat
+from emolens.dialogue import usual_render
 from emolens.experiments.words import feeling_prompts
 from emolens.geometry import paper_clusters
 from emolens.model import HookedModel
@@ -178,7 +177,7 @@ def bundled_materials(
         CorpusError: if a file of the user's is not laid out as the bundled one.
     """
     known = set(corpus.emotions)
-    render: Callable[..., Text] = partial(chat, model) if model.tokenizer.chat_template else plain
+    render = usual_render(model)
     sets = {name: evaluation_set(name, folder=texts) for name in (*PROMPTS, *VERDICTS)}
     told = {name: sets[name].texts(render) for name in PROMPTS}
     baseline = _of_kind(told["post_training"], sets["post_training"])
