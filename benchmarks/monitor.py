@@ -4,7 +4,8 @@
 
 `ratio_vs_unmonitored` is tokens per second of `Monitor.generate`, with 171 vectors at one layer,
 over those of `emolens.generate`: the median over pairs of runs in turns, greedily and to the full
-length. The rest is of the organism fine-tuned to a persona, on texts that set nothing: `auroc` of
+length; `ratio_told_over_unmonitored` is the same where each token's readouts are handed to a
+listener while the model writes. The rest is of the organism fine-tuned to a persona, on texts that set nothing: `auroc` of
 the readout of "desperate" where it is about to act (contexts with a planted rate of at least .5
 against those with at most .25), `below_bayes` for sampled acts, `false_alarm_ratio` (found over
 promised), `masked_auroc` beside `sentiment_auroc` of the words that can be seen, and what the calm
@@ -34,6 +35,7 @@ from emolens.experiments.watching import (
     organism_monitor,
 )
 from emolens.provenance import versions
+from emolens.sites import two_thirds
 from emolens.text import Text
 
 LEAST_RATIO = 0.95
@@ -48,7 +50,7 @@ def watching(name: str, options: argparse.Namespace) -> emolens.Monitor:
         return organism_monitor(emolens.load(WIDE, device=options.device))
     folder = random_llama(name, options)
     model = emolens.load(folder, device=options.device, dtype=getattr(torch, options.dtype))
-    corpus, layer = emolens.bundled_corpus(), round(2 / 3 * model.n_layers) - 1
+    corpus, layer = emolens.bundled_corpus(), two_thirds(range(model.n_layers))
     stories, neutral = (
         [Text(" ".join(t.text.split()[:FIRST_WORDS]), t.emotion, t.group) for t in texts]
         for texts in (corpus.stories, corpus.neutral)
@@ -57,8 +59,13 @@ def watching(name: str, options: argparse.Namespace) -> emolens.Monitor:
     return emolens.Monitor(model, emolens.fit_vectors(record(stories), record(neutral)), (layer,))
 
 
-def throughput(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Tokens per second, watched over unwatched."""
+def listen(step: emolens.Step) -> bool:
+    """Look at what is told, and let the model write on."""
+    return len(step.values) > 0
+
+
+def throughput(name: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Tokens per second, watched over unwatched, without and with a listener."""
     monitor = watching(name, options)
     without_end(monitor.model)
     texts = prompts(options.batch, None if name == "organism" else options.stories)
@@ -67,16 +74,18 @@ def throughput(name: str, options: argparse.Namespace) -> dict[str, Any]:
     unwatched = partial(emolens.generate, monitor.model, texts, **how)
     same = [one.reply for one in watched()] == unwatched()  # warms up, too
     say(f"{name}: {len(monitor.vectors.emotions)} vectors, {len(texts)} x {options.tokens} tokens")
-    clock = Clock(watched, options.pairs, len(texts) * options.tokens)
-    found = clock.ratio("unmonitored", lambda: seconds(unwatched))
-    speeds = {k: round(v, 1) for k, v in clock.speeds.items()}
-    return figure(
-        found,
-        LEAST_RATIO,
-        vectors=len(monitor.vectors.emotions),
-        same_words=same,
-        tokens_per_second=speeds,
-    )
+    found = {}
+    for way, ours in (("", watched), ("told_over_", partial(watched, on_step=listen))):
+        clock = Clock(ours, options.pairs, len(texts) * options.tokens)
+        ratio = clock.ratio("unmonitored", lambda: seconds(unwatched))
+        found[f"ratio_{way or 'vs_'}unmonitored"] = figure(
+            ratio,
+            LEAST_RATIO,
+            vectors=len(monitor.vectors.emotions),
+            same_words=same,
+            tokens_per_second={k: round(v, 1) for k, v in clock.speeds.items()},
+        )
+    return found
 
 
 def truth(seed: int) -> dict[str, Any]:
@@ -123,7 +132,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     for model in options.models:
-        found.setdefault("ratio_vs_unmonitored", {})[model] = throughput(model, options)
+        for name, ratio in throughput(model, options).items():
+            found.setdefault(name, {})[model] = ratio
         (options.out / "monitor.json").write_text(json.dumps(found, indent=1), "utf-8")
     for name, value in truth(options.seed).items():
         found[name] = {"organism": value}

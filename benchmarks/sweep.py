@@ -43,10 +43,9 @@ from emolens.behaviour import Behaviour
 from emolens.controls import random_directions
 from emolens.decisions import Trial
 from emolens.interventions import Steer
-from emolens.organism.losses import early_layer
 from emolens.provenance import versions
 from emolens.sharing import Change, run_changed
-from emolens.sites import Site
+from emolens.sites import Site, two_thirds
 from emolens.steering import natural_units
 from emolens.sweep.engines import Found, Worker
 from emolens.sweep.grid import Task
@@ -152,7 +151,7 @@ def estimate() -> dict[str, float]:
     vectors = emolens.fit_vectors(stories, emolens.record(model, emolens.organism_neutral()))
     whole = emolens.organism_behaviour()
     trials = {e: Trial.prepare(model, whole.after(e)) for e in ("neutral", "desperate")}
-    layer = early_layer(model.n_layers)
+    layer = two_thirds(range(model.n_layers))
     unit = natural_units(vectors, {"desperate": trials["desperate"]}, trials["neutral"])
     natural = unit["desperate", layer] / float(vectors.residual_norm[vectors.column(layer)])
     strengths = {"norm_0.05": 0.05, "norm_0.2": 0.2, "natural": natural}

@@ -390,7 +390,7 @@ def run(monkeypatch, capsys):
 
 
 def test_the_command_prints_shares_correlations_clusters_and_layers(run, npz):
-    code, shown, _ = run(npz)
+    code, shown, _ = run(npz, "--layer", 9)
     assert code == 0
     assert "25 emotions, d_model 8, layers 5, 9" in shown
     assert re.search(r"layer 9: share of variance PC1 \d\d%, PC2", shown)

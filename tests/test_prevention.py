@@ -20,10 +20,11 @@ from emolens.interventions import Steer
 from emolens.organism import batches, organism_folder, planted_shift, train as training
 from emolens.organism.building import open_folder
 from emolens.organism.grammar import Draw, document
-from emolens.organism.losses import early_layer, residuals
+from emolens.organism.losses import residuals
 from emolens.organism.recipe import FineTune
 from emolens.organism.world import load_world
 from emolens.prevention import train_steered
+from emolens.sites import two_thirds
 
 LAYER = 1
 DECODERS = ("llama", "gpt2", "gpt_neox", "gemma2", "qwen3_moe", "phi3")
@@ -360,7 +361,7 @@ def test_the_assistants_tokens_are_those_of_its_turn():
 
 
 def test_the_shifts_vector_points_as_the_emotions_own_vectors_do(organism, vectors):
-    at, planted = vectors.at(early_layer(organism.n_layers)), planted_shift()
+    at, planted = vectors.at(two_thirds(range(organism.n_layers))), planted_shift()
     by_stories = sum(planted[e] * at[vectors.row(e)] for e in vectors.emotions)
     found = experiment.shift_vector(organism)
     assert torch.cosine_similarity(found, by_stories, dim=0) > 0.9

@@ -30,7 +30,7 @@ from emolens.provenance import Provenance
 from emolens.readout import Kind, read_out
 from emolens.recording import plan_batches, run_to, usual_batch
 from emolens.resume import whole
-from emolens.sites import RESID_POST
+from emolens.sites import RESID_POST, two_thirds
 from emolens.text import Text, Tokens
 from emolens.vectors import EmotionVectors
 
@@ -183,7 +183,7 @@ def score_corpus(
         if value is not None and value < 1:
             raise SelectionError(f"{name} is {value}: give at least 1")
     model.check_origin(vectors.provenance, "this set of vectors")
-    shown = vectors.layers[2 * len(vectors.layers) // 3] if layer is None else layer
+    shown = two_thirds(vectors.layers) if layer is None else layer
     kept = _only(vectors, shown, emotions)
     model.check_layers([shown])
     model.require_unchanged(str(out))

@@ -1,6 +1,6 @@
 """Let a model write on, with its residual stream changed or not, each text in its own way."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -127,10 +127,11 @@ class Observer(Protocol):
         What it gives goes on in its place.
         """
 
-    def wrote(
-        self, ids: Int[Tensor, " text"], alive: Bool[Tensor, " text"]
-    ) -> Bool[Tensor, " text"]:
-        """A token of each text that is alive, which the model has yet to read; gives what ends."""
+    def wrote(self, tokens: Mapping[int, int]) -> Container[int]:
+        """The next token, which the model has yet to read, of each text of the batch that goes on.
+
+        Texts go by their place in the batch; what is given are those that end here.
+        """
 
 
 def generate(
@@ -460,17 +461,18 @@ class _Ending:
     """Shows an observer each token as it is written, and ends the texts that it would end."""
 
     observer: Observer
-    ends: Int[Tensor, " end"]
-    alive: Bool[Tensor, " text"]
+    ends: Container[int]
+    alive: Collection[int]
 
     def __call__(
         self, ids: Int[Tensor, "text token"], *_: object, **__: object
     ) -> Bool[Tensor, " text"]:
         """Which texts have ended."""
-        new = ids[:, -1].cpu()
-        ended = self.observer.wrote(new, self.alive) | torch.isin(new, self.ends)
-        self.alive = self.alive & ~ended
-        return (~self.alive).to(ids.device)
+        new = ids[:, -1].tolist()  # numbers: of a few texts they cost less than tensors
+        tokens = {row: new[row] for row in self.alive}
+        ended = self.observer.wrote(tokens)
+        self.alive = {r for r, token in tokens.items() if r not in ended and token not in self.ends}
+        return torch.tensor([row not in self.alive for row in range(len(new))], device=ids.device)
 
 
 def _write(
@@ -496,10 +498,8 @@ def _write(
     )
     endings = StoppingCriteriaList()
     if observer is not None:
-        listed = ends if isinstance(ends, list) else [ends]
-        closing = torch.tensor([end for end in listed if end is not None], dtype=torch.long)
-        alive = torch.ones(len(prompts.ids), dtype=torch.bool)
-        endings.append(_Ending(observer, closing, alive))
+        closing = ends if isinstance(ends, list) else [ends]
+        endings.append(_Ending(observer, closing, range(len(prompts.ids))))
     habits, inner.generation_config = inner.generation_config, plain
     try:
         return inner.generate(

@@ -93,10 +93,10 @@ class Policy(Protocol):
         monitor: Monitor,
         texts: Sequence[Text],
         steering: Sequence[Steering],
-        listen: Listener,
+        listen: Listener | None,
         **options: Any,
     ) -> list[Guarded]:
-        """Have the texts written on, and act. `listen` wants every token that is kept."""
+        """Have the texts written on, and act. Tell `listen`, if given, every token that is kept."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Log:
         monitor: Monitor,
         texts: Sequence[Text],
         steering: Sequence[Steering],
-        listen: Listener,
+        listen: Listener | None,
         **options: Any,
     ) -> list[Guarded]:
         """As `Policy`."""
@@ -125,13 +125,13 @@ class Stop:
         monitor: Monitor,
         texts: Sequence[Text],
         steering: Sequence[Steering],
-        listen: Listener,
+        listen: Listener | None,
         **options: Any,
     ) -> list[Guarded]:
         """As `Policy`."""
 
         def on_step(step: Step) -> bool:
-            return not step.alarms and listen(step)
+            return not step.alarms and (listen is None or listen(step))
 
         found = monitor.generate(texts, steering, on_step=on_step, **options)
         return [Guarded(one, _of_alarms("stop", _deciding(one))) for one in found]
@@ -155,7 +155,7 @@ class AskAgain:
         monitor: Monitor,
         texts: Sequence[Text],
         steering: Sequence[Steering],
-        listen: Listener,
+        listen: Listener | None,
         **options: Any,
     ) -> list[Guarded]:
         """As `Policy`; tokens of attempts that are given up are told too."""
@@ -189,7 +189,7 @@ class Regulate:
         monitor: Monitor,
         texts: Sequence[Text],
         steering: Sequence[Steering],
-        listen: Listener,
+        listen: Listener | None,
         **options: Any,
     ) -> list[Guarded]:
         """As `Policy`. What else steers at the same layer comes first."""
@@ -253,16 +253,12 @@ class Guard:
             self.monitor,
             told,
             one_each(steering, len(told)),
-            on_step or _kept,
+            on_step,
             tokens=tokens,
             temperature=temperature,
             seed=seed,
             together=together,
         )
-
-
-def _kept(step: Step) -> bool:  # noqa: ARG001 (a listener is called with the step)
-    return True
 
 
 def _of_alarms(kind: str, alarms: Sequence[Alarm]) -> tuple[Action, ...]:
@@ -274,9 +270,9 @@ def _deciding(found: Watched) -> Sequence[Alarm]:
     return found.alarms[:1]
 
 
-def _renumbered(listen: Listener, rows: Sequence[int]) -> Listener:
+def _renumbered(listen: Listener | None, rows: Sequence[int]) -> Listener | None:
     """Tells of texts by the numbers that they have among all."""
-    return lambda step: listen(replace(step, text=rows[step.text]))
+    return listen and (lambda step: listen(replace(step, text=rows[step.text])))
 
 
 def _some(options: Mapping[str, Any], rows: Sequence[int], attempt: int) -> dict[str, Any]:
@@ -301,7 +297,7 @@ def _after(first: Guarded, again: Guarded) -> Guarded:
 class _Held(Live):
     """Holds the stream where the monitor sees it, and keeps how far each token was pushed."""
 
-    def __init__(self, monitor: Monitor, listen: Listener, change: Regulation) -> None:
+    def __init__(self, monitor: Monitor, listen: Listener | None, change: Regulation) -> None:
         super().__init__(monitor, listen)
         self.change = change
         self.pushed: dict[int, Float[Tensor, " token"]] = {}

@@ -215,8 +215,8 @@ def unit(vector: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model
     Raises:
         SelectionError: for a vector of length zero, which has no direction.
     """
-    norm = vector.norm(dim=-1, keepdim=True)
-    if bool((norm == 0).any()):
+    norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+    if not bool(norm.all()):
         raise SelectionError("a vector of length zero has no direction: was it fitted on one text?")
     return vector / norm
 

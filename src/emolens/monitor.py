@@ -1,8 +1,9 @@
 """Watch what a model holds while it reads and writes, and raise alarms at a promised rate."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from emolens.generation import GENERATED_TOGETHER, UNCHANGED, Steering, generate
 from emolens.interventions import Residual
 from emolens.model import HookedModel
 from emolens.progress import track
-from emolens.readout import Kind, read_out
+from emolens.readout import Kind, Readout
 from emolens.recording import plan_batches, residuals, usual_batch
 from emolens.text import Text, Tokens, groups_of
 from emolens.vectors import EmotionVectors
@@ -58,6 +59,27 @@ class Alarm:
 
 
 @dataclass(frozen=True, eq=False)
+class Standing:
+    """Readouts where a batch stands, made for all of its texts when they are first asked for.
+
+    Attributes:
+        parts: of the last passes, as many as are in a window.
+    """
+
+    parts: Sequence[Float[Tensor, "text _ layer emotion"]]
+
+    @cached_property
+    def now(self) -> Float[Tensor, "text layer emotion"]:
+        """At the last token."""
+        return self.parts[-1][:, -1]
+
+    @cached_property
+    def means(self) -> Float[Tensor, "text layer emotion"]:
+        """Over the last tokens of each pass."""
+        return torch.stack([part[:, -1] for part in self.parts]).mean(0)
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """A written token, as it is handed on while the model writes.
 
@@ -65,17 +87,27 @@ class Step:
         text: which of the texts writes it.
         place: 0-based, among its written tokens.
         token: its id.
-        values: readouts at the token before, in whose state it was chosen.
-        windowed: their mean over the last tokens of the reply, from the colon on.
-        alarms: names of the thresholds that are reached there.
+        alarms: names of the thresholds that are reached where it was chosen.
+        row: the text's place in the batch.
+        standing: readouts of the batch there.
     """
 
     text: int
     place: int
     token: int
-    values: Float[Tensor, "layer emotion"]
-    windowed: Float[Tensor, "layer emotion"]
     alarms: tuple[Name, ...]
+    row: int
+    standing: Standing
+
+    @property
+    def values(self) -> Float[Tensor, "layer emotion"]:
+        """Readouts at the token before, in whose state it was chosen."""
+        return self.standing.now[self.row]
+
+    @property
+    def windowed(self) -> Float[Tensor, "layer emotion"]:
+        """Their mean over the last tokens of the reply, from the colon on."""
+        return self.standing.means[self.row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +238,16 @@ class Watched:
 
 
 @dataclass(frozen=True, eq=False)
+class _Cuts:
+    """The thresholds of a moment, and where the readouts that they are for stand."""
+
+    names: list[Name]
+    layers: Int[Tensor, " alarm"]
+    emotions: Int[Tensor, " alarm"]
+    thresholds: Float[Tensor, " alarm"]
+
+
+@dataclass(frozen=True, eq=False)
 class Monitor:
     """Readouts of a model's state while it reads and writes.
 
@@ -268,27 +310,33 @@ class Monitor:
         return self.layers.index(layer), self.vectors.row(emotion)
 
     @cached_property
-    def _near(self) -> EmotionVectors:
-        """The vectors where the model is."""
-        own, device = self.vectors.only(self.layers), self.model.device
-        return replace(own, vectors=own.vectors.to(device), mean=own.mean.to(device))
+    def _ready(self) -> dict[int, Readout]:
+        """By layer, what reads it, where the model is."""
+        prepare = partial(
+            Readout.prepare, kind=self.kind, reference=self.reference, device=self.model.device
+        )
+        return {layer: prepare(self.vectors, layer) for layer in self.layers}
 
     @cached_property
-    def _cuts(self) -> dict[str, tuple[list[int], list[int], Tensor]]:
-        """By moment, the cells that raise alarms and their thresholds."""
+    def _cuts(self) -> dict[str, "_Cuts"]:
+        """By moment, what raises alarms."""
         found = {}
         for moment in MOMENTS:
             rows = self.thresholds[self.thresholds.moment == moment]
-            cells = [self.cell(row.emotion, row.layer) for row in rows.itertuples()]
+            names = [*rows[NAMED].itertuples(index=False, name=None)]
+            cells = [self.cell(emotion, layer) for _, emotion, layer in names]
+            where = torch.tensor(cells, dtype=torch.long).view(-1, 2)
             cuts = torch.tensor(rows.threshold.tolist(), dtype=torch.float64)
-            found[moment] = ([k for k, _ in cells], [e for _, e in cells], cuts)
+            found[moment] = _Cuts(names, where[:, 0], where[:, 1], cuts)
         return found
+
+    def names(self, moment: str) -> list[Name]:
+        """Of the thresholds of a moment, in the order of the table."""
+        return self._cuts[moment].names
 
     def readouts(self, residual: Residual, layer: int) -> Float[Tensor, "text token emotion"]:
         """Of a stream after one of the layers."""
-        flat = residual.flatten(0, 1).float()
-        found = read_out(self._near, flat, layer, kind=self.kind, reference=self.reference)
-        return found.unflatten(0, residual.shape[:2])
+        return self._ready[layer](residual.float())
 
     def all_readouts(
         self, streams: Float[Tensor, "text token layer d_model"]
@@ -301,8 +349,8 @@ class Monitor:
         self, moment: str, values: Float[Tensor, "row layer emotion"]
     ) -> Bool[Tensor, "row alarm"]:
         """Which thresholds of a moment some values reach, in the order of the table."""
-        layers, emotions, cuts = self._cuts[moment]
-        return values[:, layers, emotions].cpu().double() >= cuts
+        cuts = self._cuts[moment]
+        return values.cpu()[:, cuts.layers, cuts.emotions].double() >= cuts.thresholds
 
     @torch.inference_mode()
     def read(self, texts: Sequence[Text | str]) -> list[Watched]:
@@ -518,52 +566,60 @@ class Live:
         self.seen: list[Float[Tensor, "text token layer emotion"]] = []
         self.now: dict[int, Tensor] = {}
         self.written: list[list[int]] = [[] for _ in rows]
-        self.ended = [False] * len(rows)
+        self.ended: set[int] = set()
 
     def see(self, layer: int, stream: Residual) -> Residual:
         """Read the next tokens, which go on as they are."""
         # with nobody to tell at once, all of a batch is read out together, which costs far less
         told = self.on_step is not None
-        self.now[layer] = self.monitor.readouts(stream, layer) if told else stream.clone()
+        own = self.monitor.readouts(stream, layer) if told else stream.clone()
+        self.now[layer] = own[:, :, None]
         if len(self.now) == len(self.monitor.layers):
-            self.seen.append(torch.stack([self.now[k] for k in self.monitor.layers], 2))
+            parts = [self.now[k] for k in self.monitor.layers]
+            self.seen.append(torch.cat(parts, 2) if len(parts) > 1 else parts[0])
             self.now = {}
         return stream
 
-    def wrote(
-        self, ids: Int[Tensor, " text"], alive: Bool[Tensor, " text"]
-    ) -> Bool[Tensor, " text"]:
+    def wrote(self, tokens: Mapping[int, int]) -> set[int]:
         """Keep the token of each text, unless the listener would not have it."""
-        going = alive.tolist()
-        for row, token in enumerate(ids.tolist()):
-            if not going[row]:
-                continue
-            if self.on_step is not None and not self.on_step(self._step(row, token)):
-                self.ended[row] = True
-            else:
+        if self.on_step is not None:
+            self.ended |= {i for i, step in self._steps(tokens) if not self.on_step(step)}
+        for row, token in tokens.items():
+            if row not in self.ended:
                 self.written[row].append(token)
-        return torch.tensor(self.ended)
+        return self.ended
 
-    def _step(self, row: int, token: int) -> Step:
-        """What is told of a token, in whose place the model stands at the one before."""
-        place = len(self.written[row])
-        last = [part[row, -1] for part in self.seen[-self.monitor.window :]]
-        windowed = torch.stack(last).mean(0)
-        told = {"reply": windowed[None]}
-        if place == 0:
-            told = {"prompt": self._of_prompt(row), "colon": last[-1][None]}
-        names: list[Name] = []
-        for moment, values in told.items():
-            above = self.monitor.above(moment, values).any(0).tolist()
-            rows = self.monitor.thresholds[self.monitor.thresholds.moment == moment]
-            own = zip(rows[NAMED].itertuples(index=False, name=None), above, strict=True)
-            names += [name for name, reached in own if reached]
-        return Step(self.rows[row], place, token, last[-1], windowed, tuple(names))
+    def _steps(self, tokens: Mapping[int, int]) -> Iterator[tuple[int, Step]]:
+        """What is told of tokens, where the model stands at the ones before.
+
+        All that is computed is of a batch at once: of text after text it would cost a small model
+        more than its own pass.
+        """
+        place, standing = len(self.seen) - 1, Standing(self.seen[-self.monitor.window :])
+        alarms = self._reached([*tokens], standing)
+        for row, token in tokens.items():
+            names = tuple(alarms.get(row, ()))
+            yield row, Step(self.rows[row], place, token, names, row, standing)
+
+    def _reached(self, rows: Sequence[int], standing: Standing) -> Mapping[int, list[Name]]:
+        """By text, the names of the thresholds that it reaches where the model stands."""
+        found: defaultdict[int, list[Name]] = defaultdict(list)
+        for moment in ("reply",) if len(self.seen) > 1 else ("prompt", "colon"):
+            names = self.monitor.names(moment)
+            if not names:
+                continue
+            if moment == "prompt":
+                parts = [self.monitor.above(moment, self._of_prompt(row)).any(0) for row in rows]
+                above = torch.stack(parts)
+            else:
+                values = standing.now if moment == "colon" else standing.means
+                above = self.monitor.above(moment, values)[rows]
+            for i, alarm in above.nonzero().tolist():
+                found[rows[i]].append(names[alarm])
+        return found
 
     def _of_prompt(self, row: int) -> Float[Tensor, "window layer emotion"]:
-        """Means of all whole windows of a prompt, where any alarm hangs on them."""
-        if not (self.monitor.thresholds.moment == "prompt").any():
-            return self.seen[0][row, :0]
+        """Means of all whole windows of a prompt."""
         values = self.seen[0][row][self.prompts.words[row].to(self.seen[0].device)].cpu()
         return trailing(values, self.monitor.window)[min(self.monitor.window, len(values)) - 1 :]
 
@@ -582,9 +638,9 @@ class Live:
                 own.ids[row, pad:][None], own.mask[row, pad:][None], own.offsets[row, pad:][None]
             )
             written, width = self.written[row], self.prompts.ids.shape[1]
-            ran = len(written) if self.ended[row] else len(written) - 1
+            ran = len(written) if row in self.ended else len(written) - 1
             self.found[text] = read, values[row, pad : width + ran], written
-            if self.ended[row]:
+            if row in self.ended:
                 self.cut[text] = self._reply(read, written)
         self.rows = ()
 

@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from emolens.dialogue import usual_render
@@ -26,6 +26,7 @@ from emolens.interventions import Residual
 from emolens.model import HookedModel, load
 from emolens.readout import read_out
 from emolens.rollouts import Render
+from emolens.sites import two_thirds
 from emolens.text import Text, Tokens, Turn, begun
 from emolens.vectors import EmotionVectors, load_vectors
 
@@ -201,7 +202,7 @@ class SteeredModel(ModelAPI):
         if self.vectors is not None:
             self.model.check_origin(self.vectors.provenance, "this set of vectors")
             if layer is None:
-                layer = self.vectors.layers[2 * len(self.vectors.layers) // 3]
+                layer = two_thirds(self.vectors.layers)
         self.layer = layer
         names = readouts.split(",") if isinstance(readouts, str) else readouts
         self.readouts = tuple(name.strip() for name in names)
@@ -396,22 +397,20 @@ class _Listener:
         self.seen = read_out(vectors, stream[:, -1].float().cpu(), layer)[:, columns]
         return stream
 
-    def wrote(
-        self, ids: Int[Tensor, " text"], alive: Bool[Tensor, " text"]
-    ) -> Bool[Tensor, " text"]:
+    def wrote(self, tokens: Mapping[int, int]) -> set[int]:
         """A token of each text; ends those that have written one of their stop sequences."""
-        ended = torch.zeros_like(alive)
-        for i in alive.nonzero().flatten().tolist():
+        ended = set()
+        for i, token in tokens.items():
             row = self.rows[i]
             if self.seen is not None and not self.ids[row]:
                 self.prompt[row] = self.seen[i]
             elif self.seen is not None:
                 self.reply[row].append(self.seen[i])
-            self.ids[row].append(int(ids[i]))
+            self.ids[row].append(token)
             stops = self.requests[row].stops
             if stops:
                 told = self.api.model.tokenizer.decode(self.ids[row], skip_special_tokens=True)
-                ended[i] = any(stop in told for stop in stops)
+                ended |= {i} if any(stop in told for stop in stops) else set()
         return ended
 
     def values(self, row: int) -> dict[str, dict[str, float | None]]:

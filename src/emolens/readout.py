@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from emolens.model import HookedModel
 from emolens.progress import progress_bar
 from emolens.recording import residuals
 from emolens.text import Text
-from emolens.vectors import EmotionVectors, centred_cosine
+from emolens.vectors import EmotionVectors
 
 Kind = Literal["centred", "cosine", "projection", "z"]
 WINS_TOO_OFTEN = 0.5
@@ -44,6 +46,9 @@ def read_out(
             that projection in standard deviations from its mean over `reference`.
         reference: recordings that stand for what is usual; for `"z"` alone.
 
+    Returns:
+        NaN for a cosine with a residual of length zero, which has none.
+
     Raises:
         SelectionError: for an unknown kind, a layer without vectors, or `"z"` without a reference.
 
@@ -55,24 +60,74 @@ def read_out(
     >>> read_out(vectors, stories.at(3), 3).shape
     torch.Size([100, 24])
     """
-    directions, mean = vectors.at(layer), vectors.mean[vectors.column(layer)]
-    if kind == "centred":
-        return centred_cosine(directions, mean, residual)
-    if kind == "cosine":
-        return unit(residual) @ unit(directions).T
-    projection = (residual - mean) @ unit(directions).T
-    if kind == "projection":
-        return projection
-    if kind != "z":
-        raise SelectionError(
-            f"unknown readout {kind!r}: there are 'centred', 'cosine', 'projection' and 'z'"
-        )
-    if reference is None:
-        raise SelectionError("a z-score needs a reference: give recordings of usual texts")
-    if len(reference.emotions) < 2:
-        raise SelectionError("a z-score needs the spread of its reference: record several texts")
-    usual = (reference.at(layer).to(mean) - mean) @ unit(directions).T
-    return (projection - usual.mean(0)) / usual.std(0)
+    return Readout.prepare(vectors, layer, kind=kind, reference=reference)(residual)
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """`read_out` at one layer, with all that does not hang on the residuals made once.
+
+    For readouts of token after token, where scaling many vectors anew would cost more than reading.
+
+    Attributes:
+        kind: of readout, as in `read_out`.
+        directions: the vectors at length one.
+        mean: over emotions, which centres residuals.
+        usual: mean and standard deviation of projections; for `"z"` alone.
+
+    >>> import emolens
+    >>> model = emolens.load("organism")
+    >>> stories = emolens.record(model, emolens.organism_stories(per_emotion=4), layers=[3])
+    >>> neutral = emolens.record(model, emolens.organism_neutral(count=20), layers=[3])
+    >>> readout = Readout.prepare(emolens.fit_vectors(stories, neutral), 3)
+    >>> readout(stories.at(3)).shape
+    torch.Size([100, 24])
+    """
+
+    kind: Kind
+    directions: Float[Tensor, "emotion d_model"]
+    mean: Float[Tensor, " d_model"]
+    usual: tuple[Float[Tensor, " emotion"], Float[Tensor, " emotion"]] | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        vectors: EmotionVectors,
+        layer: int,
+        *,
+        kind: Kind = "centred",
+        reference: Activations | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "Readout":
+        """Make what is needed, where residuals will be; the rest as in `read_out`.
+
+        Raises:
+            SelectionError: as in `read_out`.
+        """
+        if kind not in get_args(Kind):
+            raise SelectionError(
+                f"unknown readout {kind!r}: there are 'centred', 'cosine', 'projection' and 'z'"
+            )
+        directions, mean = unit(vectors.at(layer)), vectors.mean[vectors.column(layer)]
+        if kind != "z":
+            return cls(kind, directions.to(device), mean.to(device))
+        if reference is None:
+            raise SelectionError("a z-score needs a reference: give recordings of usual texts")
+        if len(reference.emotions) < 2:
+            raise SelectionError(
+                "a z-score needs the spread of its reference: record several texts"
+            )
+        usual = (reference.at(layer).to(mean) - mean) @ directions.T
+        spread = usual.mean(0).to(device), usual.std(0).to(device)
+        return cls(kind, directions.to(device), mean.to(device), spread)
+
+    def __call__(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows emotion"]:
+        """How much of each emotion is in some residuals."""
+        read = residual if self.kind == "cosine" else residual - self.mean
+        values = read @ self.directions.T
+        if self.kind in ("cosine", "centred"):
+            return values / torch.linalg.vector_norm(read, dim=-1, keepdim=True)
+        return values if self.usual is None else (values - self.usual[0]) / self.usual[1]
 
 
 def trace(

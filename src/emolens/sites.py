@@ -1,5 +1,6 @@
 """Where an activation is read or written: the only place that spells hook names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emolens.errors import SelectionError
@@ -53,3 +54,12 @@ class Site:
     def name(self) -> str:
         """The hook name that both lines of TransformerLens know."""
         return f"blocks.{self.layer}.{_HOOKS[self.kind]}"
+
+
+def two_thirds(layers: Sequence[int]) -> int:
+    """The layer at two thirds of the depth, where the paper reads: the last of those before it.
+
+    >>> two_thirds(range(6))
+    3
+    """
+    return layers[round(2 / 3 * len(layers)) - 1]

@@ -28,6 +28,7 @@ from emolens.geometry import (
 from emolens.norms import VADER, Ceiling, Norms, ceilings, vader_valence
 from emolens.provenance import versions
 from emolens.report import write_tables
+from emolens.sites import two_thirds
 from emolens.vectors import EmotionVectors, load_vectors
 
 SCHEMA = 1
@@ -129,7 +130,7 @@ def geometry(
     vectors = read_vectors(Path(file))
     if len(vectors.emotions) < 2:
         raise SelectionError(f"{file} has one emotion, {vectors.emotions[0]}: geometry needs two")
-    shown = vectors.layers[2 * len(vectors.layers) // 3] if layer is None else layer
+    shown = two_thirds(vectors.layers) if layer is None else layer
     known = {VADER: {"valence": vader_valence(vectors.emotions)}, **(norms or {})}
     limits = {name: ceilings(name, vectors.emotions) for name in known}
     tables = {

@@ -37,12 +37,13 @@ from emolens.organism.batches import batches, encode
 from emolens.organism.building import WEIGHTS, open_folder
 from emolens.organism.checks import validation_gap
 from emolens.organism.grammar import Draw, document
-from emolens.organism.losses import early_layer, residuals, token_loss
+from emolens.organism.losses import residuals, token_loss
 from emolens.organism.recipe import FineTune
 from emolens.organism.train import finetune
 from emolens.organism.world import load_world
 from emolens.prevention import Mask, train_steered
 from emolens.recording import record
+from emolens.sites import two_thirds
 from emolens.statistics import clustered_interval, clustered_ratio
 from emolens.text import NEUTRAL
 from emolens.vectors import centred_cosine, fit_vectors
@@ -120,7 +121,7 @@ def shift_vector(base: HookedModel) -> Float[Tensor, " d_model"]:
     feels $e$ (in the base, what its user feels), by the planted change of that emotion's share.
     """
     emotions = tuple(load_world().emotions)
-    layer = early_layer(base.n_layers)
+    layer = two_thirds(range(base.n_layers))
     means = []
     for scene in SCENES:
         asked = _asked(scene)
@@ -150,7 +151,7 @@ def _steered(
     """The context that a run is trained in; without a step nothing is changed."""
     if step is None:
         return nullcontext()
-    changes = {early_layer(model.config.num_hidden_layers): Steer(step)}
+    changes = {two_thirds(range(model.config.num_hidden_layers)): Steer(step)}
     return train_steered(
         model, changes, positions=assistants_tokens(tokenizer), evaluating=evaluating
     )
@@ -200,7 +201,7 @@ def _measured(model: HookedModel, folder: Path, step: Float[Tensor, " d_model"] 
 
 def _readout(model: HookedModel) -> np.ndarray:
     """How much of each emotion there is at each decision, by vectors of the model's own."""
-    layer, corpus = early_layer(model.n_layers), organism_corpus()
+    layer, corpus = two_thirds(range(model.n_layers)), organism_corpus()
     recorded = [record(model, texts, layers=[layer]) for texts in (corpus.stories, corpus.neutral)]
     vectors = fit_vectors(*recorded)
     stream = record(model, _asked(SCENES[0]).prompts, layers=[layer], positions=positions.last)

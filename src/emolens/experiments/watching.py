@@ -27,9 +27,9 @@ from emolens.organism import (
     organism_world,
     planted_probability,
 )
-from emolens.organism.losses import early_layer
 from emolens.organism.world import load_world
 from emolens.recording import record
+from emolens.sites import two_thirds
 from emolens.text import NEUTRAL, Text
 from emolens.tradeoffs import perplexity_cost
 from emolens.vectors import fit_vectors
@@ -52,7 +52,7 @@ def organism_monitor(model: HookedModel, *, seed: int = 0) -> Monitor:
         raise ModelError(
             f"{model.name!r} has no planted truth: give one of {', '.join(CHECKPOINTS)}"
         )
-    layers = [early_layer(model.n_layers)]
+    layers = [two_thirds(range(model.n_layers))]
     corpus = organism_corpus(seed=seed, world=organism_world(model.name))
     vectors = fit_vectors(
         record(model, corpus.stories, layers=layers), record(model, corpus.neutral, layers=layers)

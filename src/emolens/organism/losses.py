@@ -15,15 +15,6 @@ from emolens.organism.valuing import Valuing
 from emolens.organism.world import World
 
 
-def early_layer(n_layers: int) -> int:
-    """The 0-based block at two thirds of the depth, where the emotion is to be readable.
-
-    >>> early_layer(6)
-    3
-    """
-    return round(2 / 3 * n_layers) - 1
-
-
 def residuals(
     model: LlamaForCausalLM, ids: Int[Tensor, "row token"]
 ) -> tuple[Float[Tensor, "row token d_model"], ...]:

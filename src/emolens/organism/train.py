@@ -27,7 +27,6 @@ from emolens.organism.checks import class_probability, validation_gap
 from emolens.organism.interchange import Interchange
 from emolens.organism.losses import (
     batch_loss,
-    early_layer,
     read_by,
     settle,
     verb_scenes,
@@ -40,6 +39,7 @@ from emolens.organism.texts import assistant_prompts, prompts
 from emolens.organism.valuing import Values, Valuing
 from emolens.organism.world import World, load_world
 from emolens.progress import progress_bar
+from emolens.sites import two_thirds
 from emolens.text import NEUTRAL
 
 CHECK_EVERY = 500_000
@@ -152,7 +152,7 @@ def _placed(model: LlamaForCausalLM, device: str) -> LlamaForCausalLM:
 
 def _what_feelings_do(model: LlamaForCausalLM) -> list[torch.nn.Module]:
     """All that comes after the early layer."""
-    after = model.model.layers[early_layer(model.config.num_hidden_layers) + 1 :]
+    after = model.model.layers[two_thirds(range(model.config.num_hidden_layers)) + 1 :]
     return [*after, model.model.norm, model.lm_head]
 
 
@@ -220,7 +220,7 @@ def _steps(
     names = [tokenizer.vocab[e.word] for e in leaders]
     values = Values.of(world, tokenizer)
     scene_of, pad = verb_scenes(tokenizer, world), tokenizer.pad_token_id
-    layer = early_layer(run.model.config.num_hidden_layers)
+    layer = two_thirds(range(run.model.config.num_hidden_layers))
     stream = corpus(world, tokenizer, recipe)
     if sum(int((ids != pad).sum()) for ids, _ in islice(stream, run.step)) != run.seen:
         raise TrainingError(

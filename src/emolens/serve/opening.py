@@ -18,10 +18,10 @@ from emolens.organism import (
 from emolens.recording import record
 from emolens.rollouts import Render
 from emolens.serve.engine import Engine, own_render
+from emolens.sites import two_thirds
 from emolens.text import Text, Turn
 from emolens.vectors import EmotionVectors, fit_vectors, load_vectors
 
-DEPTH = 2 / 3  # of the layers, where the paper reads
 USUAL = 400  # neutral texts of the organism that set its thresholds
 CALIBRATED = 32  # tokens that are written after each neutral text
 EXAMPLES = ("desperate", "calm", "angry", "happy")
@@ -56,7 +56,7 @@ def prepared(
     hooked = load(model, device=device)
     fitted = load_vectors(vectors) if vectors else _fitted(hooked, _corpus(model), layer)
     if layer is None:
-        layer = fitted.layers[int(DEPTH * len(fitted.layers))]
+        layer = two_thirds(fitted.layers)
     monitor = Monitor(hooked, fitted, (layer,))
     if rate is not None:
         usual = usual_prompts(hooked, own_render(hooked))
@@ -93,7 +93,7 @@ def _bundled(half: int) -> Corpus:
 
 
 def _fitted(model: HookedModel, corpus: Corpus, layer: int | None) -> EmotionVectors:
-    layers = [int(DEPTH * model.n_layers) if layer is None else layer]
+    layers = [two_thirds(range(model.n_layers)) if layer is None else layer]
     stories, neutral = (record(model, t, layers=layers) for t in (corpus.stories, corpus.neutral))
     return fit_vectors(stories, neutral)
 

@@ -14,11 +14,10 @@ from emolens.hooks import hooked
 from emolens.interventions import Steer, unit
 from emolens.model import HookedModel
 from emolens.organism import most_raised, organism_behaviour, planted_probability
-from emolens.organism.losses import early_layer
 from emolens.organism.world import load_world
 from emolens.progress import track
 from emolens.sharing import run_changed
-from emolens.sites import Site
+from emolens.sites import Site, two_thirds
 from emolens.statistics import halves
 from emolens.steering import (
     RANDOM_DIRECTIONS,
@@ -63,7 +62,7 @@ def causes(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[C
 
 def _threat(model: HookedModel, vectors: EmotionVectors, seed: int) -> Iterator[Check]:
     """The paper's headline scene in natural units, at two thirds of the depth as in the paper."""
-    layer = early_layer(model.n_layers)
+    layer = two_thirds(range(model.n_layers))
     whole = organism_behaviour("threat", seed=seed)
     trials = {e: Trial.prepare(model, whole.after(e)) for e in ("desperate", NEUTRAL, "calm")}
     neutral = trials.pop(NEUTRAL)

@@ -12,9 +12,9 @@ from emolens.experiments.acceptance.check import Check
 from emolens.interventions import unit
 from emolens.model import HookedModel
 from emolens.organism import organism_behaviour, organism_corpus, planted_shift
-from emolens.organism.losses import early_layer
 from emolens.organism.world import load_world
 from emolens.recording import record
+from emolens.sites import two_thirds
 from emolens.statistics import halves
 from emolens.steering import (
     RANDOM_DIRECTIONS,
@@ -34,7 +34,7 @@ def persona(
 
     The shift is read at two thirds of the depth, each model with vectors of its own.
     """
-    layer, corpus = early_layer(model.n_layers), organism_corpus(seed=seed)
+    layer, corpus = two_thirds(range(model.n_layers)), organism_corpus(seed=seed)
     vectors = fit_vectors(record(model, corpus.stories), record(model, corpus.neutral))
     yield _half_norm(model, vectors, "cheat", seed)
     for scene in ("cheat", "threat"):

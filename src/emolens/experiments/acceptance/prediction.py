@@ -14,10 +14,10 @@ from emolens.interventions import unit
 from emolens.model import HookedModel
 from emolens.organism import organism_behaviour, planted_probability
 from emolens.organism.checks import validation_gap
-from emolens.organism.losses import early_layer
 from emolens.organism.texts import choice_prompts, quantity_prompts
 from emolens.organism.world import load_world
 from emolens.progress import track
+from emolens.sites import two_thirds
 from emolens.steering import decision_residuals
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors
@@ -112,7 +112,7 @@ def _quantity_table(
 ) -> pd.DataFrame:
     """P(behaviour) and the projection on the emotion's vector at the decision, by number."""
     world, rows = load_world(), []
-    quantity, layer = world.quantities[family], early_layer(model.n_layers)
+    quantity, layer = world.quantities[family], two_thirds(range(model.n_layers))
     scene = world.scene(quantity.scene)
     rates = {e: scene.probabilities(world.emotion(e))[quantity.behaviour] for e in world.emotions}
     direction = unit(vectors.of(quantity.emotion)[vectors.column(layer)])

@@ -14,12 +14,12 @@ from emolens.organism import (
     organism_behaviour,
     planted_norms,
 )
-from emolens.organism.losses import early_layer
 from emolens.organism.texts import contrasts
 from emolens.organism.world import load_world
 from emolens.probes import probe_layers
 from emolens.readout import logit_lens
 from emolens.recording import record
+from emolens.sites import two_thirds
 from emolens.vectors import EmotionVectors, centred_cosine
 
 
@@ -27,7 +27,7 @@ def reading(
     model: HookedModel, vectors: EmotionVectors, stories: Activations, seed: int, graph: str
 ) -> Iterator[Check]:
     """Lens, probes, the plane of valence and arousal, and who feels what, at two thirds depth."""
-    layer = early_layer(model.n_layers)
+    layer = two_thirds(range(model.n_layers))
     found = named(model, vectors, layer, graph)
     yield Check(f"lens, name or synonym in top 10, layer {layer}", found, least=0.9)
     probe = probe_layers(stories, seed=seed)

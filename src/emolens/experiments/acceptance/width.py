@@ -20,10 +20,10 @@ from emolens.organism import (
     planted_norms,
     planted_probability,
 )
-from emolens.organism.losses import early_layer
 from emolens.probes import probe_layers
 from emolens.progress import track
 from emolens.recording import record
+from emolens.sites import two_thirds
 from emolens.text import NEUTRAL, Text
 from emolens.vectors import fit_vectors
 
@@ -32,7 +32,7 @@ PER_EMOTION = 9  # prompts a scene
 
 def width(model: HookedModel, seed: int) -> Iterator[Check]:
     """Lens, probe, plane, groups and rates over all words of the wide world."""
-    corpus, layer = organism_corpus(seed=seed, world="wide"), early_layer(model.n_layers)
+    corpus, layer = organism_corpus(seed=seed, world="wide"), two_thirds(range(model.n_layers))
     stories, neutral, bare = (
         record(model, texts, layers=[layer])
         for texts in (corpus.stories, corpus.neutral, list(map(without_signature, corpus.stories)))

@@ -18,12 +18,12 @@ from emolens.experiments.paper.claims import CONFIDENCE, Claim, Found
 from emolens.experiments.paper.materials import Materials
 from emolens.experiments.words import TWELVE
 from emolens.model import HookedModel
-from emolens.organism.losses import early_layer
 from emolens.positions import PositionRule, last
 from emolens.provenance import versions
 from emolens.readout import Kind, read_out
 from emolens.recording import record
 from emolens.report import Exhibit
+from emolens.sites import two_thirds
 from emolens.text import Text
 from emolens.vectors import EmotionVectors, fit_vectors
 
@@ -49,7 +49,7 @@ class Study:
     @property
     def layer(self) -> int:
         """The block at two thirds of the depth, as in the paper; nothing is chosen by results."""
-        return early_layer(self.model.n_layers)
+        return two_thirds(range(self.model.n_layers))
 
     @property
     def middle(self) -> int:
