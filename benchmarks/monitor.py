@@ -5,11 +5,13 @@
 `ratio_vs_unmonitored` is tokens per second of `Monitor.generate`, with 171 vectors at one layer,
 over those of `emolens.generate`: the median over pairs of runs in turns, greedily and to the full
 length; `ratio_told_over_unmonitored` is the same where each token's readouts are handed to a
-listener while the model writes. The rest is of the organism fine-tuned to a persona, on texts that set nothing: `auroc` of
-the readout of "desperate" where it is about to act (contexts with a planted rate of at least .5
-against those with at most .25), `below_bayes` for sampled acts, `false_alarm_ratio` (found over
-promised), `masked_auroc` beside `sentiment_auroc` of the words that can be seen, and what the calm
-guard and random ones cut of an act's excess at which cost in nats.
+listener while the model writes.
+
+The rest is of the organism fine-tuned to a persona, on texts that set nothing: `auroc` of the
+readout of "desperate" where it is about to act (contexts with a planted rate of at least .5 against
+those with at most .25), `below_bayes` for sampled acts, `false_alarm_ratio` (found over promised),
+`masked_auroc` beside `sentiment_auroc` of the words that can be seen, and what the calm guard and
+random ones cut of an act's excess at which cost in nats.
 
 The 30M model is a Llama of random weights, as in `extraction.py`.
 """

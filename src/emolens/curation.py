@@ -27,7 +27,7 @@ from emolens.model import HookedModel
 from emolens.positions import PositionRule, everything
 from emolens.progress import progress_bar
 from emolens.provenance import Provenance
-from emolens.readout import Kind, read_out
+from emolens.readout import Kind, Readout
 from emolens.recording import plan_batches, run_to, usual_batch
 from emolens.resume import whole
 from emolens.sites import RESID_POST, two_thirds
@@ -357,12 +357,10 @@ class _Scorer:
 
         def see(_: int, residual: Residual) -> None:
             chosen = residual[picked.to(residual.device)].float()
-            vectors = replace(
-                self.vectors,
-                vectors=self.vectors.vectors.to(chosen.device),
-                mean=self.vectors.mean.to(chosen.device),
+            readout = Readout.prepare(
+                self.vectors, self.layer, kind=self.kind, device=chosen.device
             )
-            found.append(read_out(vectors, chosen, self.layer, kind=self.kind).cpu())
+            found.append(readout(chosen).cpu())
 
         run_to(self.model, ids, mask, (self.layer,), see)
         return found[0]
