@@ -214,6 +214,27 @@ def test_holding_by_a_guard_is_holding_by_steering(monitor, desperate, held):
         assert all(0 <= action.place < len(one.watched.ids) for action in one.actions)
 
 
+@pytest.mark.parametrize("policy", ["log", "stop", "ask again", "hold"])
+def test_a_guard_does_the_same_whether_or_not_anybody_listens(
+    alarmed, desperate, calm, held, policy
+):
+    policies = {
+        "log": emolens.Log(),
+        "stop": emolens.Stop(),
+        "ask again": emolens.AskAgain(lambda *_: calm[0]),
+        "hold": emolens.Regulate(held),
+    }
+    guard = emolens.Guard(alarmed, policies[policy])
+    texts, heard = [*desperate, *calm], []
+    alone = guard.generate(texts, tokens=4, seed=2)
+    told = guard.generate(texts, tokens=4, seed=2, on_step=lambda step: heard.append(step) or True)
+    assert [one.watched.reply for one in told] == [one.watched.reply for one in alone]
+    pd.testing.assert_frame_equal(emolens.acted(told), emolens.acted(alone))
+    for one, two in zip(told, alone, strict=True):
+        torch.testing.assert_close(one.watched.values, two.watched.values)
+    assert len(heard) >= sum(one.watched.written for one in told) > 0
+
+
 def test_a_guard_that_has_nothing_to_hold_changes_nothing(monitor, held):
     quiet = emolens.organism_neutral(count=8, seed=2)
     wide = {

@@ -10,7 +10,7 @@ import torch
 import emolens
 from emolens.alarms import Reached, auroc, calibrated, thresholds
 from emolens.errors import CorpusError, ModelError, SelectionError
-from emolens.monitor import Monitor, trailing
+from emolens.monitor import MOMENTS, Monitor, trailing
 
 LAYERS = (2, 3)
 TEXTS = ["mira fed the goat .", "tom lost the coat and could not pay . so he", "so she"]
@@ -113,7 +113,7 @@ def test_steps_are_handed_on_as_they_are_written_and_may_end_the_text(monitor, o
 def test_what_is_told_live_is_what_is_found_afterwards(monitor):
     usual = emolens.organism_neutral(count=80, seed=3)
     set_, _ = monitor.calibrate(
-        usual, emotions=["desperate", "angry"], moments=["colon", "reply"], rate=0.3, tokens=5
+        usual, emotions=["desperate", "angry"], moments=MOMENTS, rate=0.3, tokens=5
     )
     live = {}
 
@@ -127,8 +127,8 @@ def test_what_is_told_live_is_what_is_found_afterwards(monitor):
     after = {}
     for text, watched in enumerate(found):
         for alarm in watched.alarms:
-            # a token's value is told with the next one
-            place = alarm.place - watched.first + 1
+            # a token's value is told with the next one, and those of the prompt with the first
+            place = max(0, alarm.place - watched.first + 1)
             after[text, (alarm.moment, alarm.emotion, alarm.layer)] = place
     assert after == live
     assert len(after) > 12
