@@ -4,6 +4,7 @@ Greedy text is compared token for token. Chances of near ties are small: of the 
 the likeliest two differ by .01 or more at nearly every token, and sums in another order by 1e-5.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -222,6 +223,56 @@ def test_habits_of_sampling_that_a_model_brings_along_are_set_aside(organism, te
             assert organism.host.original_model.generation_config is own
         finally:
             setattr(own, name, before)
+
+
+def test_what_fills_a_text_up_behind_its_end_is_not_its_own(organism, texts, monkeypatch):
+    """With a word in the place of padding and another as the closing one."""
+    whole = generate(organism, texts, tokens=12, seed=1)
+    closing, filler = "the", "goat"
+    assert len({words.split().index(closing) for words in whole if closing in words.split()}) > 1
+    tokenizer = deepcopy(organism.tokenizer)
+    tokenizer.pad_token = filler
+    model = replace(organism, tokenizer=tokenizer)
+    monkeypatch.setattr(
+        organism.host.original_model.generation_config,
+        "eos_token_id",
+        organism.tokenizer.convert_tokens_to_ids(closing),
+    )
+    ended = generate(model, texts, tokens=12, seed=1)
+    for words, told in zip(whole, ended, strict=True):
+        kept = words.split()
+        upto = kept.index(closing) + 1 if closing in kept else len(kept)
+        assert told.split() == kept[:upto]
+
+
+class Ending:
+    """Ends the second text at its third token."""
+
+    layers = ()
+
+    def begin(self, rows, _prompts):
+        self.rows, self.written = rows, 0
+
+    def see(self, _layer, stream):
+        return stream
+
+    def wrote(self, _tokens):
+        self.written += 1
+        return {self.rows.index(1)} if self.written == 3 else set()
+
+
+def test_what_an_observer_ends_has_ended_where_nothing_else_ends_a_text(
+    organism, texts, monkeypatch
+):
+    """A model without a closing token goes on filling that text with what it would write."""
+    whole = generate(organism, texts[:4], tokens=8, temperature=0.0)
+    tokenizer = deepcopy(organism.tokenizer)
+    tokenizer.eos_token = None
+    model = replace(organism, tokenizer=tokenizer)
+    monkeypatch.setattr(organism.host.original_model.generation_config, "eos_token_id", None)
+    cut = generate(model, texts[:4], tokens=8, temperature=0.0, observer=Ending())
+    assert cut[1].split() == whole[1].split()[:3]
+    assert [cut[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
 
 
 def test_a_text_near_the_end_of_the_context_leaves_others_their_room(organism):

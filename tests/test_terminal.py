@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.style import Style
 
 import emolens
 from emolens import terminal
@@ -21,7 +22,9 @@ from emolens.interventions import Steer
 from emolens.monitor import Monitor
 from emolens.organism import organism_turns
 from emolens.serve.engine import Engine
-from emolens.terminal import DEEPEST, FULL, GUARDS, HELP, Chat, Flow, Settings, Shown, talk
+from emolens.terminal import drawing, talk
+from emolens.terminal.chat import FULL, GUARDS, HELP, NO_FEELING, Chat, Guarding, Settings, Shown
+from emolens.terminal.drawing import DEEPEST, Flow, tint
 from emolens.text import Turn
 from tests.served import LAYER, SAID, Slow
 
@@ -121,9 +124,9 @@ def backgrounds(text):
 def share(colour):
     """How far a tint is from the paper to orange (above 0) or to blue (below), in full tints."""
     parts = []
-    for full in (terminal.WARM, terminal.COLD):
-        way = np.subtract(full, terminal.PAPER)
-        gone = np.subtract(colour, terminal.PAPER)
+    for full in (drawing.WARM, drawing.COLD):
+        way = np.subtract(full, drawing.PAPER)
+        gone = np.subtract(colour, drawing.PAPER)
         along = gone @ way / (way @ way)
         parts.append((np.abs(gone - along * way).max(), along / DEEPEST))
     sides = (1, -1)
@@ -249,7 +252,7 @@ def test_without_a_terminal_there_are_no_escape_codes(monitor):
     assert "\x1b" not in screen
     assert expected(monitor).reply.strip() in screen  # and lines are not broken
     assert f"you: {SAID}" in screen
-    assert terminal.NO_FEELING in screen
+    assert NO_FEELING in screen
 
 
 def test_no_color_leaves_no_escape_code_in_a_terminal(monkeypatch):
@@ -258,12 +261,12 @@ def test_no_color_leaves_no_escape_code_in_a_terminal(monkeypatch):
     console = terminal.terminal()
     console.file = io.StringIO()
     assert console.is_terminal
-    Flow(console).write("words", terminal.tint(1.0) + terminal.Style(bold=True))
+    Flow(console).write("words", tint(1.0) + Style(bold=True))
     assert console.file.getvalue() == "words"
     monkeypatch.delenv("NO_COLOR")
     console = terminal.terminal()
     console.file = io.StringIO()
-    Flow(console).write("words", terminal.tint(1.0))
+    Flow(console).write("words", tint(1.0))
     assert "\x1b[" in console.file.getvalue()
 
 
@@ -272,7 +275,7 @@ def test_fewer_colours_still_tell_high_from_low(system):
     codes = set()
     for level in (-1.0, 0.0, 1.0):
         console = Console(file=io.StringIO(), force_terminal=True, color_system=system)
-        Flow(console).write("x", terminal.tint(level))
+        Flow(console).write("x", tint(level))
         codes.add(console.file.getvalue())
         assert "48;2" not in console.file.getvalue()
     assert len(codes) == 3
@@ -307,7 +310,7 @@ def test_lines_end_between_words(monitor):
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=20)
     flow = Flow(console)
     for piece in (" the landlord", " came at", " noon and", "\nstayed " + "\u5bb6" * 8):
-        flow.write(piece, terminal.Style())
+        flow.write(piece, Style())
     flow.end()
     lines = console.file.getvalue().splitlines()
     assert lines == [" the landlord came", "at noon and", "stayed", "\u5bb6" * 8]
@@ -322,7 +325,7 @@ def test_lines_end_between_words(monitor):
         ("/frown", f"unknown command '/frown': there are {', '.join(HELP)}"),
         ("/show hungry", "unknown emotion 'hungry': these vectors have happy"),
         ("/show", "unknown emotion ''"),
-        ("/steer calm", "'calm' is no emotion with a strength: write /steer calm=0.1"),
+        ("/steer calm", "'calm' is no emotion with a strength: write it as calm=0.1"),
         ("/steer calm=1.5", "give a strength from -1 to 1"),
         ("/steer calm=nan", "give a strength from -1 to 1"),
         ("/steer hungry=0.1", "unknown emotion 'hungry'"),
@@ -461,7 +464,7 @@ def test_ctrl_c_stops_a_reply_and_keeps_what_was_written(small, small_vectors, m
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Shown, "hear", interrupted)
-    monkeypatch.setattr(terminal.Guarding, "plain", slow)
+    monkeypatch.setattr(Guarding, "plain", slow)
     chat = opened_chat(slow, tokens=40)
     screen = ESCAPE.sub("", talked(chat, KeyboardInterrupt, SAID, typed=True))
     whole, reply = expected(slow, tokens=40).reply, chat.exchanges[0].end.reply

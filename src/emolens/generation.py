@@ -106,6 +106,27 @@ def steps_along(vectors: EmotionVectors, layer: int, strengths: Mapping[str, flo
     return Steering({layer: Steer(torch.stack(steps).sum(0))}) if steps else UNCHANGED
 
 
+def parse_steps(words: str) -> dict[str, float]:
+    """Strengths by emotion, as they are written on a command line.
+
+    Raises:
+        SelectionError: for anything else.
+
+    >>> parse_steps("calm=0.1, desperate=-0.05")
+    {'calm': 0.1, 'desperate': -0.05}
+    """
+    steps = {}
+    for part in words.split(","):
+        emotion, _, strength = part.partition("=")
+        try:
+            steps[emotion.strip()] = float(strength)
+        except ValueError:
+            raise SelectionError(
+                f"{part!r} is no emotion with a strength: write it as calm=0.1"
+            ) from None
+    return steps
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Looks on while texts are written, and may change the stream and end them.
@@ -463,6 +484,7 @@ class _Ending:
     observer: Observer
     ends: Container[int]
     alive: Collection[int]
+    lengths: dict[int, int] = field(default_factory=dict)
 
     def __call__(
         self, ids: Int[Tensor, "text token"], *_: object, **__: object
@@ -472,13 +494,14 @@ class _Ending:
         tokens = {row: new[row] for row in self.alive}
         ended = self.observer.wrote(tokens)
         self.alive = {r for r, token in tokens.items() if r not in ended and token not in self.ends}
+        self.lengths |= {row: ids.shape[1] for row in tokens if row not in self.alive}
         return torch.tensor([row not in self.alive for row in range(len(new))], device=ids.device)
 
 
 def _write(
     model: HookedModel, prompts: Tokens, room: int, draws: _Draws, observer: Observer | None
-) -> Int[Tensor, "text token"]:
-    """Prompts with what is written after them, as ids."""
+) -> list[Int[Tensor, " _"]]:
+    """Prompts with what is written after them, as ids, each to its end."""
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     inner = model.host.original_model
@@ -496,18 +519,28 @@ def _write(
         eos_token_id=ends,
         pad_token_id=model.tokenizer.pad_token_id or 0,
     )
-    endings = StoppingCriteriaList()
-    if observer is not None:
-        closing = ends if isinstance(ends, list) else [ends]
-        endings.append(_Ending(observer, closing, range(len(prompts.ids))))
+    closing = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    ending = observer and _Ending(observer, closing, range(len(prompts.ids)))
     habits, inner.generation_config = inner.generation_config, plain
     try:
-        return inner.generate(
+        found = inner.generate(
             prompts.ids.to(model.device),
             attention_mask=prompts.mask.long().to(model.device),
             generation_config=plain,
             logits_processor=LogitsProcessorList([draws]),
-            stopping_criteria=endings,
+            stopping_criteria=StoppingCriteriaList([ending] if ending else []),
         ).cpu()
     finally:
         inner.generation_config = habits
+    # what fills a text up until all have ended is not its own
+    if ending:
+        return [row[: ending.lengths.get(i)] for i, row in enumerate(found)]
+    return [_closed(row, prompts.ids.shape[1], closing) for row in found]
+
+
+def _closed(ids: Int[Tensor, " token"], width: int, closing: Container[int]) -> Int[Tensor, " _"]:
+    """A text up to the first closing token that was written, with it."""
+    for end, token in enumerate(ids[width:].tolist(), width + 1):
+        if token in closing:
+            return ids[:end]
+    return ids

@@ -1,8 +1,9 @@
 """One look for every long job: what, how far, how fast, how long still; on standard error."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from typing import TypeVar
 
 from rich.console import Console
@@ -66,3 +67,14 @@ def track(items: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]:
     """Yield `items` while a bar shows how far the work is."""
     with progress_bar() as bar:
         yield from bar.track(items, total=total, task_id=bar.add_task(what, total=total, unit=unit))
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Inside, no bar is drawn: two at once are never shown, and this one is not seen."""
+    with ExitStack() as stack:
+        with redirect_stderr(StringIO()):  # it would hide and show the cursor
+            bar = stack.enter_context(progress_bar())
+            bar.stop()
+        bar.disable = True  # else it would end with an empty line
+        yield

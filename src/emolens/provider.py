@@ -21,7 +21,14 @@ from torch import Tensor
 
 from emolens.dialogue import usual_render
 from emolens.errors import CorpusError, EmolensError, ModelError, SelectionError
-from emolens.generation import GENERATED_TOGETHER, UNCHANGED, Steering, generate, steps_along
+from emolens.generation import (
+    GENERATED_TOGETHER,
+    UNCHANGED,
+    Steering,
+    generate,
+    parse_steps,
+    steps_along,
+)
 from emolens.interventions import Residual
 from emolens.model import HookedModel, load
 from emolens.readout import read_out
@@ -228,7 +235,11 @@ class SteeredModel(ModelAPI):
         if isinstance(asked, Steering):
             changes = {k: type(change).__name__ for k, change in asked.changes.items()}
             return asked, {f"layer {k}": name for k, name in changes.items()}
-        steps = dict(asked) if isinstance(asked, Mapping) else _steps(asked or ())
+        if isinstance(asked, Mapping):
+            steps = dict(asked)
+        else:  # Inspect's command line makes a list of what stands between commas
+            words = asked if isinstance(asked, str) else ",".join(asked or ())
+            steps = parse_steps(words) if words else {}
         if not steps:
             return UNCHANGED, {}
         vectors, layer = self._fitted(f"steering by {next(iter(steps))!r}"), self.layer
@@ -421,24 +432,6 @@ class _Listener:
             name: {"prompt": float(self.prompt[row][i]), "reply": means[i]}
             for i, name in enumerate(self.api.readouts)
         }
-
-
-def _steps(asked: Sequence[str] | str) -> dict[str, float]:
-    """Strengths by emotion, as they are written on a command line.
-
-    >>> _steps("calm=0.1, desperate=-0.05")
-    {'calm': 0.1, 'desperate': -0.05}
-    """
-    steps: dict[str, float] = {}
-    for part in asked.split(",") if isinstance(asked, str) else asked:
-        emotion, _, strength = part.partition("=")
-        try:
-            steps[emotion.strip()] = float(strength)
-        except ValueError:
-            raise SelectionError(
-                f"steer={part!r} is no emotion with a strength: write it as calm=0.1"
-            ) from None
-    return steps
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -1,16 +1,12 @@
-"""Talk to a watched model in the terminal: readouts token by token, gauges, alarms, a guard."""
+"""A conversation with a watched model under a guard, as it is shown in a terminal."""
 
 import json
 import math
-import os
-import re
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from io import StringIO, TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,24 +16,22 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from rich.cells import cell_len
-from rich.color import Color, blend_rgb
-from rich.color_triplet import ColorTriplet
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text as RichText
 from torch import Tensor
 
 from emolens.errors import EmolensError, SelectionError
-from emolens.generation import UNCHANGED
+from emolens.generation import UNCHANGED, parse_steps
 from emolens.guard import Action, Guard, Log, Policy, Regulate, Stop
 from emolens.holding import regulation
 from emolens.monitor import Alarm, Monitor, Watched
-from emolens.progress import progress_bar
 from emolens.report.safe import visible
-from emolens.report.tokens import LEVELS, PERCENTILE
+from emolens.report.tokens import PERCENTILE
 from emolens.serve import opening
 from emolens.serve.engine import End, Engine, Failed, Piece, Read, Request, Told
 from emolens.serve.numbers import number, numbers, state_of, told_alarms
+from emolens.terminal.drawing import BAD, MARK, SOFT, Flow, Scale, gauge, tint
 from emolens.text import Text, Turn
 
 GuardName = Literal["none", "log", "stop", "calm"]
@@ -45,12 +39,7 @@ GUARDS: tuple[str, ...] = get_args(GuardName)
 CALM = "calm"  # what the guard of that name steers to; it raises no alarms
 SPREAD_OF = 64  # usual texts: a standard deviation to about a tenth
 FULL = 3.0  # standard deviations of a token's readout, where its colour is full
-WARM, COLD = ColorTriplet(213, 94, 0), ColorTriplet(0, 114, 178)  # of the report
-PAPER, INK = ColorTriplet(23, 25, 28), ColorTriplet(228, 229, 231)  # of its dark page
-DEEPEST = 0.6  # share of the full colour in the deepest tint, as in the report
 LEAST_RANGE = 4.0  # standard deviations at the ends of a gauge
-SOFT, BAD = Style(dim=True), Style(color="red")
-MARK = "┆"
 NUMBER = 7  # cells of a number
 ROOM = 4  # a reply may ask for no more than this part of the context before turns are left out
 NO_FEELING = (
@@ -68,95 +57,6 @@ HELP = {
     "/help": "this",
     "/quit": "end, as Ctrl-D does; Ctrl-C stops a reply",
 }
-
-
-# --- colours ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Where a readout has no colour, and how far from there it has the deepest.
-
-    >>> Scale(1.0, 2.0).level(2.0)
-    0.5
-    """
-
-    middle: float
-    unit: float
-
-    def level(self, value: float) -> float:
-        """From -1 to 1; 0 for what is no number."""
-        level = (value - self.middle) / self.unit
-        return max(-1.0, min(1.0, level)) if level == level else 0.0
-
-
-def tint(level: float) -> Style:
-    """The report's colour of a level from -1 to 1: orange above 0, blue below.
-
-    It comes with a paper and an ink of its own, since a terminal does not tell what it writes on.
-
-    >>> tint(0.0) == tint(0.04)
-    True
-    """
-    share = DEEPEST * round(abs(level) * LEVELS) / LEVELS
-    paper = blend_rgb(PAPER, WARM if level > 0 else COLD, share)
-    return Style(color=Color.from_triplet(INK), bgcolor=Color.from_triplet(paper))
-
-
-def gauge(level: float, cut: float | None, half: int) -> RichText:
-    """A bar from the middle to a level, and a mark where a threshold is.
-
-    >>> gauge(0.5, 1.0, 4).plain
-    '····│██·┆'
-    """
-    level = Scale(0.0, 1.0).level(level)
-    cells = ["·"] * half + ["│"] + ["·"] * half
-    whole, part = divmod(round(abs(level) * half * 2), 2)
-    side = 1 if level > 0 else -1
-    filled = [half + side * (i + 1) for i in range(whole + part)]
-    for at in filled:
-        cells[at] = "█"
-    if part:
-        cells[filled[-1]] = "▌" if level > 0 else "▐"
-    bar = RichText()
-    marked = None if cut is None else half + round(max(-1.0, min(1.0, cut)) * half)
-    fill = Style(color=Color.from_triplet(WARM if level > 0 else COLD))
-    for place, cell in enumerate(cells):
-        if place == marked:
-            bar.append(MARK, Style(bold=True))
-        else:
-            bar.append(cell, fill if place in filled else SOFT)
-    return bar
-
-
-class Flow:
-    """Writes on where it left off; lines end between words if the console is a terminal."""
-
-    def __init__(self, console: Console) -> None:
-        """At the beginning of a line."""
-        self.console, self.column = console, 0
-        self.width = console.width if console.is_terminal else None
-
-    def write(self, text: str, style: Style) -> None:
-        """More text, made inert."""
-        shown = visible(text).replace("\t", "    ")
-        for word in re.findall(r"\n| *[^ \n]+| +", shown):
-            wide = cell_len(word)
-            if word == "\n" or (self.width and self.column + wide > self.width):
-                self._put("\n", Style())
-                word, self.column = word.lstrip(" \n"), 0
-            self._put(word, style)
-            self.column += cell_len(word)
-
-    def end(self) -> None:
-        """End the line, if one was begun."""
-        if self.column:
-            self._put("\n", Style())
-        self.column = 0
-
-    def _put(self, text: str, style: Style) -> None:
-        if text:
-            self.console.print(RichText(text, style), end="", soft_wrap=True)
 
 
 # --- what is usual, and the guard ---------------------------------------------------------------
@@ -732,33 +632,9 @@ def unknown_words(read: Watched) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def parse_steps(words: str) -> dict[str, float]:
-    """Strengths by emotion.
-
-    Raises:
-        SelectionError: for anything else.
-
-    >>> parse_steps("calm=0.1, desperate=-0.05")
-    {'calm': 0.1, 'desperate': -0.05}
-    """
-    steps = {}
-    for part in words.split(","):
-        emotion, _, strength = part.partition("=")
-        try:
-            steps[emotion.strip()] = float(strength)
-        except ValueError:
-            raise SelectionError(
-                f"{part!r} is no emotion with a strength: write /steer calm=0.1, or /steer off"
-            ) from None
-    return steps
-
-
 def _steps_told(steps: Mapping[str, float]) -> str:
     told = ", ".join(f"{name} {strength:+g}" for name, strength in steps.items())
     return f"steered: {told}" if told else "not steered"
-
-
-# --- the terminal -----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -770,74 +646,3 @@ def interruptible() -> Iterator[Flag]:
         yield stopped
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def talk(chat: Chat, ask: Callable[[str], str], *, typed: bool) -> None:
-    """Answer what is asked until it ends.
-
-    Args:
-        chat: that answers.
-        ask: gives a line after a prompt, and raises EOFError at the end, as `input` does.
-        typed: whether whoever asks sees the line already; else it is shown.
-    """
-    chat.greet()
-    going = True
-    with no_bars():
-        while going:
-            try:
-                chat.console.print()
-                line = ask("you: " if typed else "")
-                if not typed:
-                    chat.tell(f"you: {line}", Style())
-                going = chat.take(line)
-            except EOFError:
-                going = False
-            except KeyboardInterrupt:
-                chat.tell("\nCtrl-D or /quit ends")
-    if typed:
-        chat.console.print()
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Let no reply draw a bar: two at once are never shown, and this one is not seen."""
-    with ExitStack() as stack:
-        with redirect_stderr(StringIO()):  # it would hide and show the cursor
-            bar = stack.enter_context(progress_bar())
-            bar.stop()
-        bar.disable = True  # else it would end with an empty line
-        yield
-
-
-def terminal() -> Console:
-    """Standard output, in colours if it is a terminal and `NO_COLOR` is not set."""
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    plain = bool(os.environ.get("NO_COLOR"))  # rich alone would keep bold and underlined
-    return Console(highlight=False, color_system=None if plain else "auto")
-
-
-def run(
-    model: str, vectors: Path | None, layer: int | None, settings: Settings, device: str | None
-) -> None:
-    """Open a model and talk to it in this terminal until that ends.
-
-    Args:
-        model: these and the next two as in `emolens serve`.
-        vectors: a file, or none to fit them.
-        layer: 0-based block.
-        settings: to begin with.
-        device: where the model is.
-
-    Raises:
-        EmolensError: for what cannot be opened, read or calibrated.
-    """
-    with suppress(ImportError):  # lines are edited and recalled where the system can
-        import readline  # noqa: F401
-
-    opened = opening.prepared(model, vectors, layer, device=device)
-    usual = opening.usual_prompts(opened.monitor.model, opened.render)
-    source = f"of {vectors}" if vectors else "fitted on the spot"
-    chat = Chat(terminal(), opened, usual, settings, source)
-    talk(chat, input, typed=sys.stdin.isatty())
