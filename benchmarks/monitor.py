@@ -36,6 +36,7 @@ from emolens.experiments.watching import (
     masked,
     organism_monitor,
 )
+from emolens.monitor import Step
 from emolens.provenance import versions
 from emolens.sites import two_thirds
 from emolens.text import Text
@@ -61,7 +62,7 @@ def watching(name: str, options: argparse.Namespace) -> emolens.Monitor:
     return emolens.Monitor(model, emolens.fit_vectors(record(stories), record(neutral)), (layer,))
 
 
-def listen(step: emolens.Step) -> bool:
+def listen(step: Step) -> bool:
     """Look at what is told, and let the model write on."""
     return len(step.values) > 0
 
