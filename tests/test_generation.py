@@ -249,6 +249,7 @@ class Ending:
     """Ends the second text at its third token."""
 
     layers = ()
+    hears = True
 
     def begin(self, rows, _prompts):
         self.rows, self.written = rows, 0
@@ -259,6 +260,9 @@ class Ending:
     def wrote(self, _tokens):
         self.written += 1
         return {self.rows.index(1)} if self.written == 3 else set()
+
+    def end(self, written):
+        self.all = written
 
 
 def test_what_an_observer_ends_has_ended_where_nothing_else_ends_a_text(

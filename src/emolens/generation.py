@@ -1,6 +1,6 @@
 """Let a model write on, with its residual stream changed or not, each text in its own way."""
 
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -133,11 +133,16 @@ class Observer(Protocol):
 
     Attributes:
         layers: whose residual stream is shown.
+        hears: whether every token is told as it is written, which a small model's step feels.
     """
 
     @property
     def layers(self) -> Sequence[int]:
         """0-based blocks."""
+
+    @property
+    def hears(self) -> bool:
+        """If not, `wrote` is never called."""
 
     def begin(self, rows: Sequence[int], prompts: Tokens) -> None:
         """A batch begins: which texts are in it, with padding in front of their tokens."""
@@ -153,6 +158,9 @@ class Observer(Protocol):
 
         Texts go by their place in the batch; what is given are those that end here.
         """
+
+    def end(self, written: Sequence[Sequence[int]]) -> None:
+        """The batch has ended; all tokens that each of its texts has written."""
 
 
 def generate(
@@ -483,7 +491,8 @@ class _Ending:
 
     observer: Observer
     ends: Container[int]
-    alive: Collection[int]
+    alive: Sequence[int]
+    done: Bool[Tensor, " text"]
     lengths: dict[int, int] = field(default_factory=dict)
 
     def __call__(
@@ -492,10 +501,14 @@ class _Ending:
         """Which texts have ended."""
         new = ids[:, -1].tolist()  # numbers: of a few texts they cost less than tensors
         tokens = {row: new[row] for row in self.alive}
-        ended = self.observer.wrote(tokens)
-        self.alive = {r for r, token in tokens.items() if r not in ended and token not in self.ends}
-        self.lengths |= {row: ids.shape[1] for row in tokens if row not in self.alive}
-        return torch.tensor([row not in self.alive for row in range(len(new))], device=ids.device)
+        heard = self.observer.wrote(tokens)
+        ended = [row for row, token in tokens.items() if row in heard or token in self.ends]
+        if ended:
+            self.alive = [row for row in self.alive if row not in ended]
+            self.lengths |= dict.fromkeys(ended, ids.shape[1])
+            self.done = self.done.clone()
+            self.done[ended] = True
+        return self.done
 
 
 def _write(
@@ -520,7 +533,11 @@ def _write(
         pad_token_id=model.tokenizer.pad_token_id or 0,
     )
     closing = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    ending = observer and _Ending(observer, closing, range(len(prompts.ids)))
+    ending = None
+    if observer is not None and observer.hears:
+        rows = range(len(prompts.ids))
+        done = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
+        ending = _Ending(observer, closing, rows, done)
     habits, inner.generation_config = inner.generation_config, plain
     try:
         found = inner.generate(
@@ -533,9 +550,14 @@ def _write(
     finally:
         inner.generation_config = habits
     # what fills a text up until all have ended is not its own
-    if ending:
-        return [row[: ending.lengths.get(i)] for i, row in enumerate(found)]
-    return [_closed(row, prompts.ids.shape[1], closing) for row in found]
+    width = prompts.ids.shape[1]
+    if ending is not None:
+        own = [row[: ending.lengths.get(i)] for i, row in enumerate(found)]
+    else:
+        own = [_closed(row, width, closing) for row in found]
+    if observer is not None:
+        observer.end([row[width:].tolist() for row in own])
+    return own
 
 
 def _closed(ids: Int[Tensor, " token"], width: int, closing: Container[int]) -> Int[Tensor, " _"]:

@@ -272,7 +272,7 @@ def _deciding(found: Watched) -> Sequence[Alarm]:
 
 def _renumbered(listen: Listener | None, rows: Sequence[int]) -> Listener | None:
     """Tells of texts by the numbers that they have among all."""
-    return listen and (lambda step: listen(replace(step, text=rows[step.text])))
+    return listen and (lambda step: listen(step._replace(text=rows[step.text])))
 
 
 def _some(options: Mapping[str, Any], rows: Sequence[int], attempt: int) -> dict[str, Any]:
@@ -323,14 +323,12 @@ class _Held(Live):
             stream = held
         return super().see(layer, stream) if layer in self.monitor.layers else stream
 
-    def close(self) -> None:
+    def end(self, written: Sequence[Sequence[int]]) -> None:
         """Part the pushes of a batch as well."""
-        rows = self.rows
-        super().close()
-        if rows:
-            whole = torch.stack([torch.cat(own, 1) for own in self.lengths.values()]).sum(0)
-            for row, text in enumerate(rows):
-                self.pushed[text] = whole[row, int((~self.prompts.mask[row]).sum()) :]
+        super().end(written)
+        whole = torch.stack([torch.cat(own, 1) for own in self.lengths.values()]).sum(0)
+        for row, text in enumerate(self.rows):
+            self.pushed[text] = whole[row, int((~self.prompts.mask[row]).sum()) :]
 
     def pushes(self, text: int, found: Watched) -> tuple[Action, ...]:
         """Where a text was pushed, and how far."""

@@ -1,10 +1,10 @@
 """Watch what a model holds while it reads and writes, and raise alarms at a promised rate."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -78,9 +78,13 @@ class Standing:
         """Over the last tokens of each pass."""
         return torch.stack([part[:, -1] for part in self.parts]).mean(0)
 
+    @cached_property
+    def each(self) -> Sequence[Float[Tensor, "layer emotion"]]:
+        """At the last token, by text."""
+        return self.now.unbind(0)
 
-@dataclass(frozen=True, eq=False)
-class Step:
+
+class Step(NamedTuple):
     """A written token, as it is handed on while the model writes.
 
     Attributes:
@@ -102,7 +106,7 @@ class Step:
     @property
     def values(self) -> Float[Tensor, "layer emotion"]:
         """Readouts at the token before, in whose state it was chosen."""
-        return self.standing.now[self.row]
+        return self.standing.each[self.row]
 
     @property
     def windowed(self) -> Float[Tensor, "layer emotion"]:
@@ -535,7 +539,7 @@ class Live:
 
     monitor: Monitor
     on_step: Callable[[Step], bool] | None
-    found: dict[int, tuple[Tokens, Tensor, list[int]]] = field(default_factory=dict)
+    found: dict[int, tuple[Tokens, Tensor, Sequence[int]]] = field(default_factory=dict)
     cut: dict[int, str] = field(default_factory=dict)
     rows: Sequence[int] = ()
 
@@ -543,6 +547,11 @@ class Live:
     def layers(self) -> Sequence[int]:
         """To be shown."""
         return self.monitor.layers
+
+    @property
+    def hears(self) -> bool:
+        """Whether there is somebody to tell."""
+        return self.on_step is not None
 
     def write(
         self,
@@ -553,7 +562,6 @@ class Live:
         """Have the texts written on, and give each with what was seen of it."""
         told = [t if isinstance(t, Text) else Text(t) for t in texts]
         replies = generate(self.monitor.model, told, steering, observer=self, **options)
-        self.close()
         return [
             self.monitor.watched(text, *self.found[i], self.cut.get(i, reply))
             for i, (text, reply) in enumerate(zip(told, replies, strict=True))
@@ -561,18 +569,15 @@ class Live:
 
     def begin(self, rows: Sequence[int], prompts: Tokens) -> None:
         """A batch."""
-        self.close()
         self.rows, self.prompts = rows, prompts
         self.seen: list[Float[Tensor, "text token layer emotion"]] = []
         self.now: dict[int, Tensor] = {}
-        self.written: list[list[int]] = [[] for _ in rows]
         self.ended: set[int] = set()
 
     def see(self, layer: int, stream: Residual) -> Residual:
         """Read the next tokens, which go on as they are."""
         # with nobody to tell at once, all of a batch is read out together, which costs far less
-        told = self.on_step is not None
-        own = self.monitor.readouts(stream, layer) if told else stream.clone()
+        own = self.monitor.readouts(stream, layer) if self.hears else stream.clone()
         self.now[layer] = own[:, :, None]
         if len(self.now) == len(self.monitor.layers):
             parts = [self.now[k] for k in self.monitor.layers]
@@ -581,25 +586,15 @@ class Live:
         return stream
 
     def wrote(self, tokens: Mapping[int, int]) -> set[int]:
-        """Keep the token of each text, unless the listener would not have it."""
-        if self.on_step is not None:
-            self.ended |= {i for i, step in self._steps(tokens) if not self.on_step(step)}
-        for row, token in tokens.items():
-            if row not in self.ended:
-                self.written[row].append(token)
-        return self.ended
-
-    def _steps(self, tokens: Mapping[int, int]) -> Iterator[tuple[int, Step]]:
-        """What is told of tokens, where the model stands at the ones before.
-
-        All that is computed is of a batch at once: of text after text it would cost a small model
-        more than its own pass.
-        """
+        """Tell of the token of each text; those end whose token the listener would not have."""
+        assert self.on_step is not None
         place, standing = len(self.seen) - 1, Standing(self.seen[-self.monitor.window :])
         alarms = self._reached([*tokens], standing)
         for row, token in tokens.items():
             names = tuple(alarms.get(row, ()))
-            yield row, Step(self.rows[row], place, token, names, row, standing)
+            if not self.on_step(Step(self.rows[row], place, token, names, row, standing)):
+                self.ended.add(row)
+        return self.ended
 
     def _reached(self, rows: Sequence[int], standing: Standing) -> Mapping[int, list[Name]]:
         """By text, the names of the thresholds that it reaches where the model stands."""
@@ -623,12 +618,10 @@ class Live:
         values = self.seen[0][row][self.prompts.words[row].to(self.seen[0].device)].cpu()
         return trailing(values, self.monitor.window)[min(self.monitor.window, len(values)) - 1 :]
 
-    def close(self) -> None:
+    def end(self, written: Sequence[Sequence[int]]) -> None:
         """Part what was seen of a batch into its texts."""
-        if not self.rows:
-            return
         values = torch.cat(self.seen, 1)
-        if self.on_step is None:
+        if not self.hears:
             values = self.monitor.all_readouts(values)
         values = values.cpu()
         for row, text in enumerate(self.rows):
@@ -637,12 +630,11 @@ class Live:
             read = Tokens(
                 own.ids[row, pad:][None], own.mask[row, pad:][None], own.offsets[row, pad:][None]
             )
-            written, width = self.written[row], self.prompts.ids.shape[1]
-            ran = len(written) if row in self.ended else len(written) - 1
-            self.found[text] = read, values[row, pad : width + ran], written
+            ran = len(written[row]) - 1  # the last has not been read
+            kept = written[row][:ran] if row in self.ended else written[row]
+            self.found[text] = read, values[row, pad : own.ids.shape[1] + ran], kept
             if row in self.ended:
-                self.cut[text] = self._reply(read, written)
-        self.rows = ()
+                self.cut[text] = self._reply(read, kept)
 
     def _reply(self, read: Tokens, written: Sequence[int]) -> str:
         before, whole = (

@@ -384,8 +384,7 @@ class _Listener:
     api: SteeredModel
     requests: Sequence[_Request]
     ids: dict[int, list[int]] = field(default_factory=dict)
-    prompt: dict[int, Tensor] = field(default_factory=dict)
-    reply: dict[int, list[Tensor]] = field(default_factory=dict)
+    read: dict[int, list[Float[Tensor, " emotion"]]] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -393,43 +392,49 @@ class _Listener:
         layer = self.api.layer
         return () if layer is None or not self.api.readouts else (layer,)
 
+    @property
+    def hears(self) -> bool:
+        """Whether anything but the model may end a reply."""
+        return any(request.stops for request in self.requests)
+
     def begin(self, rows: Sequence[int], prompts: Tokens) -> None:  # noqa: ARG002 (a protocol)
         """A batch begins."""
-        self.rows = list(rows)
-        self.seen: Float[Tensor, "text emotion"] | None = None
+        self.rows = rows
+        self.seen: list[Float[Tensor, "text emotion"]] = []
         self.ids |= {row: [] for row in rows}
-        self.reply |= {row: [] for row in rows}
 
     def see(self, layer: int, stream: Residual) -> Residual:
         """Read the stream at the token after which the next one is chosen; leave it as it is."""
         vectors = self.api.vectors
         assert vectors is not None
         columns = [vectors.row(name) for name in self.api.readouts]
-        self.seen = read_out(vectors, stream[:, -1].float().cpu(), layer)[:, columns]
+        self.seen.append(read_out(vectors, stream[:, -1].float().cpu(), layer)[:, columns])
         return stream
 
     def wrote(self, tokens: Mapping[int, int]) -> set[int]:
         """A token of each text; ends those that have written one of their stop sequences."""
         ended = set()
         for i, token in tokens.items():
-            row = self.rows[i]
-            if self.seen is not None and not self.ids[row]:
-                self.prompt[row] = self.seen[i]
-            elif self.seen is not None:
-                self.reply[row].append(self.seen[i])
-            self.ids[row].append(token)
-            stops = self.requests[row].stops
+            ids, stops = self.ids[self.rows[i]], self.requests[self.rows[i]].stops
+            ids.append(token)
             if stops:
-                told = self.api.model.tokenizer.decode(self.ids[row], skip_special_tokens=True)
+                told = self.api.model.tokenizer.decode(ids, skip_special_tokens=True)
                 ended |= {i} if any(stop in told for stop in stops) else set()
         return ended
 
+    def end(self, written: Sequence[Sequence[int]]) -> None:
+        """Part what was seen of a batch into its texts."""
+        for i, row in enumerate(self.rows):
+            self.ids[row] = [*written[i]]
+            self.read[row] = [seen[i] for seen in self.seen[: len(written[i])]]
+
     def values(self, row: int) -> dict[str, dict[str, float | None]]:
         """By emotion, the readout where the reply begins and its mean over the reply."""
-        read = self.reply[row]
-        means = torch.stack(read).mean(0).tolist() if read else [None] * len(self.api.readouts)
+        read = self.read[row]
+        reply = read[1:]
+        means = torch.stack(reply).mean(0).tolist() if reply else [None] * len(self.api.readouts)
         return {
-            name: {"prompt": float(self.prompt[row][i]), "reply": means[i]}
+            name: {"prompt": float(read[0][i]), "reply": means[i]}
             for i, name in enumerate(self.api.readouts)
         }
 
