@@ -21,7 +21,6 @@ from emolens.curation import score_corpus, shard_file
 from emolens.errors import ArtefactError, CorpusError, HookError, ModelError, SelectionError
 from emolens.experiments.curation import write_ranking
 from emolens.readout import read_out, top_windows
-from emolens.sites import two_thirds
 
 LAYER = 3
 FINAL = ("scores.parquet", "scores.csv", "ranking.csv", "spread.csv", "skipped.csv")
@@ -477,7 +476,7 @@ def test_the_command_leaves_everything(vectors, texts, tmp_path, monkeypatch, ca
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((tmp_path / "out" / "summary.json").read_text())
     assert told["schema"] == 1
-    assert told["layer"] == two_thirds(vectors.layers)
+    assert told["layer"] == 3
     assert (told["documents"], told["rows"]) == (len(texts) + 1, len(texts) + 2)
     assert told["tokens_per_second"] > told["documents_per_second"] > 0
     assert told["provenance"]["model"] == "organism"

@@ -274,7 +274,9 @@ def test_what_an_observer_ends_has_ended_where_nothing_else_ends_a_text(
     tokenizer.eos_token = None
     model = replace(organism, tokenizer=tokenizer)
     monkeypatch.setattr(organism.host.original_model.generation_config, "eos_token_id", None)
-    cut = generate(model, texts[:4], tokens=8, temperature=0.0, observer=Ending())
+    ending = Ending()
+    cut = generate(model, texts[:4], tokens=8, temperature=0.0, observer=ending)
+    assert sorted(map(len, ending.all)) == [3, 8, 8, 8]
     assert cut[1].split() == whole[1].split()[:3]
     assert [cut[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
 

@@ -11,6 +11,8 @@ import emolens
 from emolens.alarms import Reached, auroc, calibrated, thresholds
 from emolens.errors import CorpusError, ModelError, SelectionError
 from emolens.monitor import MOMENTS, Monitor, trailing
+from emolens.positions import last
+from emolens.text import Text
 
 LAYERS = (2, 3)
 TEXTS = ["mira fed the goat .", "tom lost the coat and could not pay . so he", "so she"]
@@ -131,7 +133,23 @@ def test_what_is_told_live_is_what_is_found_afterwards(monitor):
             place = max(0, alarm.place - watched.first + 1)
             after[text, (alarm.moment, alarm.emotion, alarm.layer)] = place
     assert after == live
-    assert len(after) > 12
+    assert {moment for _, (moment, *_) in after} == set(MOMENTS)
+
+
+@pytest.mark.parametrize("kind", ["centred", "cosine", "projection", "z"])
+def test_told_readouts_are_those_of_a_whole_pass_of_every_kind_and_layer(organism, fitted, kind):
+    reference = emolens.record(organism, emolens.organism_neutral(count=20), layers=LAYERS)
+    monitor = Monitor(organism, fitted, (3, 2), kind=kind, reference=reference)
+    told = []
+    (one,) = monitor.generate(
+        TEXTS[:1], tokens=5, temperature=0.0, on_step=lambda step: told.append(step.values) or True
+    )
+    (plain,) = monitor.generate(TEXTS[:1], tokens=5, temperature=0.0)
+    torch.testing.assert_close(torch.stack(told), plain.values[plain.first - 1 :])
+    torch.testing.assert_close(one.values, plain.values)
+    end = emolens.record(organism, [Text(TEXTS[0], "x", "x")], layers=[2], positions=last)
+    own = emolens.read_out(fitted, end.at(2), 2, kind=kind, reference=reference)
+    torch.testing.assert_close(told[0][1], own[0], atol=1e-4, rtol=1e-4)
 
 
 def test_alarms_name_the_words_they_are_of(monitor):
@@ -209,6 +227,8 @@ def test_what_cannot_be_watched_is_refused(monitor, organism, fitted):
         Monitor(organism, fitted, (5,))
     with pytest.raises(SelectionError, match="window of 0"):
         Monitor(organism, fitted, (3,), window=0)
+    with pytest.raises(SelectionError, match="a z-score needs a reference"):
+        Monitor(organism, fitted, (3,), kind="z")
     other = replace(fitted, provenance=replace(fitted.provenance, fingerprint=(1.0,) * 24))
     with pytest.raises(ModelError, match="fit it again"):
         Monitor(organism, other, (3,))

@@ -36,6 +36,24 @@ def test_the_four_kinds_are_what_they_are_called(vectors, stories):
     assert_close(z.std(0), torch.ones(24))
 
 
+@pytest.mark.parametrize("kind", ["cosine", "centred"])
+def test_a_residual_of_length_zero_has_nothing_of_any_emotion(vectors, stories, kind):
+    nothing = torch.zeros(160) if kind == "cosine" else vectors.mean[LAYER]
+    x = torch.stack([nothing, stories.at(LAYER)[0]])
+    found = read_out(vectors, x, LAYER, kind=kind)
+    assert torch.equal(found[0], torch.zeros(24))
+    assert_close(found[1:], read_out(vectors, x[1:], LAYER, kind=kind))
+
+
+def test_half_precision_is_read_in_full(vectors, stories):
+    for kind in ("cosine", "centred", "projection"):
+        half = stories.at(LAYER)[:4].half()
+        assert_close(
+            read_out(vectors, half, LAYER, kind=kind),
+            read_out(vectors, half.float(), LAYER, kind=kind),
+        )
+
+
 def test_what_has_no_meaning_is_refused(vectors, stories):
     with pytest.raises(SelectionError, match="a z-score needs a reference"):
         read_out(vectors, stories.at(LAYER), LAYER, kind="z")

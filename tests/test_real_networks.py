@@ -75,8 +75,8 @@ def minilm():
 
 
 def test_minilm_reads_more_in_the_bundled_stories_than_their_words_tell(minilm, twelve):
-    """Over four draws of the folds, at the block where vectors are read, too: two thirds of the
-    depth, block 4, falls half a point short of the ten.
+    """Over four draws of the folds, at block 2, too: block 4 falls half a point short of the
+    ten.
     """
     stories = emolens.record(minilm, twelve, layers=[2])
     words, probe = (
@@ -109,7 +109,7 @@ def test_every_evaluation_set_is_read_on_minilm(minilm):
 def test_own_words_under_steering_on_trained_decoders(name, twelve, record_property):
     """Fig. 52, whatever it is: only the controls have to be at chance, one word of twelve."""
     model = emolens.load(folder("EMOLENS_DECODERS") / name)
-    layers = [2 * model.n_layers // 3]
+    layers = [emolens.two_thirds(range(model.n_layers))]
     stories = emolens.record(model, twelve, layers=layers)
     told = emolens.record(model, emolens.bundled_corpus().neutral, layers=layers)
     found = own_words(model, emolens.fit_vectors(stories, told), layers=layers)

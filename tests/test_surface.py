@@ -192,6 +192,7 @@ PUBLIC = [
     "trace",
     "trade_offs",
     "train_steered",
+    "two_thirds",
     "umap_plane",
     "usual_costs",
     "vader_valence",

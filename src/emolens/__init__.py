@@ -202,7 +202,7 @@ if TYPE_CHECKING:
         word_ranks as word_ranks,
     )
     from emolens.sharing import run_changed as run_changed
-    from emolens.sites import Site as Site
+    from emolens.sites import Site as Site, two_thirds as two_thirds
     from emolens.steering import (
         against_random as against_random,
         best_layer as best_layer,
@@ -426,6 +426,7 @@ _ROOMS = {
     "trace": "readout",
     "trade_offs": "tradeoffs",
     "train_steered": "prevention",
+    "two_thirds": "sites",
     "umap_plane": "geometry",
     "usual_costs": "tradeoffs",
     "vader_valence": "norms",

@@ -277,6 +277,10 @@ class _Scorer:
     batch_tokens: int
 
     @cached_property
+    def _readout(self) -> Readout:
+        return Readout.prepare(self.vectors, self.layer, kind=self.kind, device=self.model.device)
+
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides the scores of a text."""
         digest = hashlib.sha256(json.dumps(self.vectors.emotions).encode())
@@ -356,11 +360,8 @@ class _Scorer:
         found: list[Tensor] = []
 
         def see(_: int, residual: Residual) -> None:
-            chosen = residual[picked.to(residual.device)].float()
-            readout = Readout.prepare(
-                self.vectors, self.layer, kind=self.kind, device=chosen.device
-            )
-            found.append(readout(chosen).cpu())
+            chosen = residual[picked.to(residual.device)]
+            found.append(self._readout(chosen).cpu())
 
         run_to(self.model, ids, mask, (self.layer,), see)
         return found[0]

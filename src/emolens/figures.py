@@ -8,6 +8,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from emolens.errors import SelectionError
+from emolens.sites import two_thirds
 
 WIDTH, HEIGHT = 520, 300
 SMALL_WIDTH, SMALL_HEIGHT = 200, 150
@@ -902,7 +903,7 @@ def _slider(values: list[int], name: str) -> alt.Parameter:
             min=values[0], max=values[-1], step=max(steps, default=1), name=f"{name} "
         )
     )
-    return alt.param(name="shown", value=values[round((len(values) - 1) * 2 / 3)], bind=bind)
+    return alt.param(name="shown", value=two_thirds(values), bind=bind)
 
 
 def scatter(

@@ -160,7 +160,7 @@ class Observer(Protocol):
         """
 
     def end(self, written: Sequence[Sequence[int]]) -> None:
-        """The batch has ended; all tokens that each of its texts has written."""
+        """The batch has ended: all that each of its texts has written, with what ended it."""
 
 
 def generate(
@@ -506,7 +506,6 @@ class _Ending:
         if ended:
             self.alive = [row for row in self.alive if row not in ended]
             self.lengths |= dict.fromkeys(ended, ids.shape[1])
-            self.done = self.done.clone()
             self.done[ended] = True
         return self.done
 

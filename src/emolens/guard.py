@@ -272,7 +272,9 @@ def _deciding(found: Watched) -> Sequence[Alarm]:
 
 def _renumbered(listen: Listener | None, rows: Sequence[int]) -> Listener | None:
     """Tells of texts by the numbers that they have among all."""
-    return listen and (lambda step: listen(step._replace(text=rows[step.text])))
+    if listen is None:
+        return None
+    return lambda step: listen(step._replace(text=rows[step.text]))
 
 
 def _some(options: Mapping[str, Any], rows: Sequence[int], attempt: int) -> dict[str, Any]:

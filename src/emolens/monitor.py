@@ -1,6 +1,5 @@
 """Watch what a model holds while it reads and writes, and raise alarms at a promised rate."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -66,7 +65,7 @@ class Standing:
         parts: of the last passes, as many as are in a window.
     """
 
-    parts: Sequence[Float[Tensor, "text _ layer emotion"]]
+    parts: Sequence[Float[Tensor, "text _ layer emotion"]] = field(repr=False)
 
     @cached_property
     def now(self) -> Float[Tensor, "text layer emotion"]:
@@ -270,7 +269,8 @@ class Monitor:
 
     Raises:
         ModelError: for vectors of another model.
-        SelectionError: for a layer without vectors, none at all, or a window of no token.
+        SelectionError: for a layer without vectors, none at all, a window of no token, or as in
+            `read_out`.
 
     >>> import emolens
     >>> model = emolens.load("organism")
@@ -302,6 +302,7 @@ class Monitor:
             self.vectors.column(layer)
         for row in self.thresholds.itertuples():
             self.cell(row.emotion, row.layer)
+        self.readouts(torch.zeros(1, 1, self.model.d_model), self.layers[0])  # of a kind that is
 
     def cell(self, emotion: str, layer: int) -> tuple[int, int]:
         """Where a readout stands among the values of a token.
@@ -322,7 +323,7 @@ class Monitor:
         return {layer: prepare(self.vectors, layer) for layer in self.layers}
 
     @cached_property
-    def _cuts(self) -> dict[str, "_Cuts"]:
+    def _cuts(self) -> dict[str, _Cuts]:
         """By moment, what raises alarms."""
         found = {}
         for moment in MOMENTS:
@@ -340,7 +341,7 @@ class Monitor:
 
     def readouts(self, residual: Residual, layer: int) -> Float[Tensor, "text token emotion"]:
         """Of a stream after one of the layers."""
-        return self._ready[layer](residual.float())
+        return self._ready[layer](residual)
 
     def all_readouts(
         self, streams: Float[Tensor, "text token layer d_model"]
@@ -541,7 +542,6 @@ class Live:
     on_step: Callable[[Step], bool] | None
     found: dict[int, tuple[Tokens, Tensor, Sequence[int]]] = field(default_factory=dict)
     cut: dict[int, str] = field(default_factory=dict)
-    rows: Sequence[int] = ()
 
     @property
     def layers(self) -> Sequence[int]:
@@ -577,7 +577,8 @@ class Live:
     def see(self, layer: int, stream: Residual) -> Residual:
         """Read the next tokens, which go on as they are."""
         # with nobody to tell at once, all of a batch is read out together, which costs far less
-        own = self.monitor.readouts(stream, layer) if self.hears else stream.clone()
+        near = self.monitor.model.device
+        own = self.monitor.readouts(stream, layer) if self.hears else stream.to(near, copy=True)
         self.now[layer] = own[:, :, None]
         if len(self.now) == len(self.monitor.layers):
             parts = [self.now[k] for k in self.monitor.layers]
@@ -598,7 +599,7 @@ class Live:
 
     def _reached(self, rows: Sequence[int], standing: Standing) -> Mapping[int, list[Name]]:
         """By text, the names of the thresholds that it reaches where the model stands."""
-        found: defaultdict[int, list[Name]] = defaultdict(list)
+        found: dict[int, list[Name]] = {}
         for moment in ("reply",) if len(self.seen) > 1 else ("prompt", "colon"):
             names = self.monitor.names(moment)
             if not names:
@@ -610,7 +611,7 @@ class Live:
                 values = standing.now if moment == "colon" else standing.means
                 above = self.monitor.above(moment, values)[rows]
             for i, alarm in above.nonzero().tolist():
-                found[rows[i]].append(names[alarm])
+                found.setdefault(rows[i], []).append(names[alarm])
         return found
 
     def _of_prompt(self, row: int) -> Float[Tensor, "window layer emotion"]:

@@ -31,7 +31,7 @@ from emolens.generation import (
 )
 from emolens.interventions import Residual
 from emolens.model import HookedModel, load
-from emolens.readout import read_out
+from emolens.readout import Readout
 from emolens.rollouts import Render
 from emolens.sites import two_thirds
 from emolens.text import Text, Tokens, Turn, begun
@@ -213,8 +213,12 @@ class SteeredModel(ModelAPI):
         self.layer = layer
         names = readouts.split(",") if isinstance(readouts, str) else readouts
         self.readouts = tuple(name.strip() for name in names)
-        for name in self.readouts:
-            self._fitted(f"the readout of {name!r}").row(name)
+        self.reader: tuple[Readout, list[int]] | None = None
+        if self.readouts:
+            fitted = self._fitted(f"the readout of {self.readouts[0]!r}")
+            assert self.layer is not None
+            ready = Readout.prepare(fitted, self.layer, device=self.model.device)
+            self.reader = ready, [fitted.row(name) for name in self.readouts]
         self.steering, steered = self._steering(steer)
         self.told = {"steer": steered, "layer": layer, "readouts": list(self.readouts)}
         self.render = render or usual_render(self.model)
@@ -390,7 +394,7 @@ class _Listener:
     def layers(self) -> tuple[int, ...]:
         """The block that is read, if any emotion is."""
         layer = self.api.layer
-        return () if layer is None or not self.api.readouts else (layer,)
+        return () if layer is None or self.api.reader is None else (layer,)
 
     @property
     def hears(self) -> bool:
@@ -403,12 +407,11 @@ class _Listener:
         self.seen: list[Float[Tensor, "text emotion"]] = []
         self.ids |= {row: [] for row in rows}
 
-    def see(self, layer: int, stream: Residual) -> Residual:
+    def see(self, layer: int, stream: Residual) -> Residual:  # noqa: ARG002 (a protocol)
         """Read the stream at the token after which the next one is chosen; leave it as it is."""
-        vectors = self.api.vectors
-        assert vectors is not None
-        columns = [vectors.row(name) for name in self.api.readouts]
-        self.seen.append(read_out(vectors, stream[:, -1].float().cpu(), layer)[:, columns])
+        assert self.api.reader is not None
+        readout, columns = self.api.reader
+        self.seen.append(readout(stream[:, -1])[:, columns].cpu())
         return stream
 
     def wrote(self, tokens: Mapping[int, int]) -> set[int]:

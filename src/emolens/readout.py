@@ -47,7 +47,7 @@ def read_out(
         reference: recordings that stand for what is usual; for `"z"` alone.
 
     Returns:
-        NaN for a cosine with a residual of length zero, which has none.
+        Where the residuals are, in float32; 0 for the cosine with a residual of length zero.
 
     Raises:
         SelectionError: for an unknown kind, a layer without vectors, or `"z"` without a reference.
@@ -60,7 +60,10 @@ def read_out(
     >>> read_out(vectors, stories.at(3), 3).shape
     torch.Size([100, 24])
     """
-    return Readout.prepare(vectors, layer, kind=kind, reference=reference)(residual)
+    prepared = Readout.prepare(
+        vectors, layer, kind=kind, reference=reference, device=residual.device
+    )
+    return prepared(residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +125,17 @@ class Readout:
         return cls(kind, directions.to(device), mean.to(device), spread)
 
     def __call__(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows emotion"]:
-        """How much of each emotion is in some residuals."""
-        read = residual if self.kind == "cosine" else residual - self.mean
+        """How much of each emotion is in some residuals, which are taken to where the vectors are.
+
+        A residual of length zero has none, else one token would spoil every mean that it is in.
+        """
+        read = residual.to(self.mean)
+        if self.kind != "cosine":
+            read = read - self.mean
         values = read @ self.directions.T
         if self.kind in ("cosine", "centred"):
-            return values / torch.linalg.vector_norm(read, dim=-1, keepdim=True)
+            norm = torch.linalg.vector_norm(read, dim=-1, keepdim=True)
+            return values / norm.clamp_min_(torch.finfo(norm.dtype).tiny)
         return values if self.usual is None else (values - self.usual[0]) / self.usual[1]
 
 
@@ -292,13 +301,14 @@ def _token_values(
     model.check_origin(vectors.provenance, "this set of vectors")
     if not texts:
         raise CorpusError("no texts to read: the corpus is empty")
+    readout = Readout.prepare(vectors, layer, kind=kind, reference=reference)
     with progress_bar() as bar:
         task = bar.add_task(f"reading {len(texts):,} texts", total=len(texts), unit="texts")
         for number, text in enumerate(texts):
             tokens = model.tokenize([text])
             words = tokens.words[0]
             residual = residuals(model, tokens.ids, tokens.mask, [layer])[0, words, 0]
-            values = read_out(vectors, residual, layer, kind=kind, reference=reference)
+            values = readout(residual)
             starts, ends = tokens.offsets[0][words].unbind(-1)
             yield number, starts.numpy(), ends.numpy(), values
             bar.advance(task)

@@ -57,9 +57,14 @@ class Site:
 
 
 def two_thirds(layers: Sequence[int]) -> int:
-    """The layer at two thirds of the depth, where the paper reads: the last of those before it.
+    """The layer that ends nearest to two thirds of the depth, where the paper reads.
 
-    >>> two_thirds(range(6))
-    3
+    Args:
+        layers: all of a model, or those that vectors have: then two thirds through these.
+
+    >>> [two_thirds(range(n)) for n in (1, 2, 4, 5, 6, 12)]
+    [0, 0, 2, 2, 3, 7]
+    >>> two_thirds((5, 9))
+    5
     """
     return layers[round(2 / 3 * len(layers)) - 1]

@@ -117,7 +117,7 @@ def batch_loss(
     early: Float[Tensor, " vocab"],
     sharpness: float,
 ) -> Float[Tensor, ""]:
-    """The mean loss of a batch: its next words, and what is felt as the early layer tells it.
+    """The mean loss of a batch: its next words, and what is felt as layer `layer` tells it.
 
     Args:
         model: what is trained.

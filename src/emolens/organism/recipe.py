@@ -138,8 +138,8 @@ class FineTune(Fit):
     """All that decides a fine-tuning but its base.
 
     In the documents of this stage the assistant no longer feels what its user feels; half of them
-    are of the base corpus, so that the rest is not unlearned. All that comes after the early layer
-    stays as it was: what is felt changes, not what a feeling does.
+    are of the base corpus, so that the rest is not unlearned. All that comes after the layer at two
+    thirds of the depth stays as it was: what is felt changes, not what a feeling does.
     Trained on whole, the model answered a push half as much, the assistant's and anybody's.
     """
 

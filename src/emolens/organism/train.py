@@ -151,7 +151,7 @@ def _placed(model: LlamaForCausalLM, device: str) -> LlamaForCausalLM:
 
 
 def _what_feelings_do(model: LlamaForCausalLM) -> list[torch.nn.Module]:
-    """All that comes after the early layer."""
+    """All that comes after the layer at two thirds of the depth."""
     after = model.model.layers[two_thirds(range(model.config.num_hidden_layers)) + 1 :]
     return [*after, model.model.norm, model.lm_head]
 
