@@ -149,7 +149,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--batch", type=int, default=16)
     asked.add_argument("--tokens", type=int, default=64)
     asked.add_argument("--seed", type=int, default=0)
-    asked.set_defaults(pairs=9, models=["organism", "30m"])
+    asked.set_defaults(pairs=25, models=["organism", "30m"])
     return settled(asked, words)
 
 

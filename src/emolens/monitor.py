@@ -569,7 +569,7 @@ class Live:
 
     def begin(self, rows: Sequence[int], prompts: Tokens) -> None:
         """A batch."""
-        self.rows, self.prompts = rows, prompts
+        self.rows, self.prompts, self.near = rows, prompts, self.monitor.model.device
         self.seen: list[Float[Tensor, "text token layer emotion"]] = []
         self.now: dict[int, Tensor] = {}
         self.ended: set[int] = set()
@@ -577,8 +577,8 @@ class Live:
     def see(self, layer: int, stream: Residual) -> Residual:
         """Read the next tokens, which go on as they are."""
         # with nobody to tell at once, all of a batch is read out together, which costs far less
-        near = self.monitor.model.device
-        own = self.monitor.readouts(stream, layer) if self.hears else stream.to(near, copy=True)
+        told = self.hears
+        own = self.monitor.readouts(stream, layer) if told else stream.to(self.near, copy=True)
         self.now[layer] = own[:, :, None]
         if len(self.now) == len(self.monitor.layers):
             parts = [self.now[k] for k in self.monitor.layers]
