@@ -7,8 +7,11 @@ of all-MiniLM-L6-v2), EMOLENS_DECODERS (a folder of decoder folders), EMOLENS_ST
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold, cross_val_predict
 from torch.testing import assert_close
 
 import emolens
@@ -94,6 +97,29 @@ def test_vectors_of_the_bundled_stories_agree_between_halves_of_the_topics(minil
     neutral = emolens.record(minilm, emolens.bundled_corpus().neutral, layers=[2])
     found = emolens.vector_reliability(stories, neutral, layer=2)
     assert found.split_half.mean() >= 0.6
+
+
+def test_no_main_component_can_be_asked_for_more_valence_than_minilm_holds(minilm, record_property):
+    """What of VADER's valence a ridge regression on whole vectors tells of words that it was not
+    fitted on bounds what one component could; the components have less, whatever they are.
+    """
+    corpus = emolens.bundled_corpus()
+    stories, neutral = (emolens.record(minilm, t) for t in (corpus.stories, corpus.neutral))
+    vectors = emolens.fit_vectors(stories, neutral)
+    rated = emolens.vader_valence(vectors.emotions)
+    rows = [vectors.row(word) for word in rated]
+    truth, folds = np.array([*rated.values()]), KFold(10, shuffle=True, random_state=0)
+    told, shown = {}, {}
+    for layer in vectors.layers:
+        ridge = RidgeCV(np.logspace(-3, 3, 13))
+        guess = cross_val_predict(ridge, vectors.at(layer)[rows].numpy(), truth, cv=folds)
+        told[layer] = float(np.corrcoef(guess, truth)[0, 1])
+        found = emolens.correlations(vectors, layer, {"valence": rated})
+        shown[layer] = float(found.r.abs().max())
+    record_property("valence", {"words": len(rated), "ridge": told, "best of PC1-2": shown})
+    assert len(rated) == 139
+    assert 0.4 < max(told.values()) < 0.7
+    assert max(shown.values()) < max(told.values())
 
 
 def test_every_evaluation_set_is_read_on_minilm(minilm):
