@@ -104,7 +104,8 @@ def test_a_shipped_organism_met_its_thresholds(name):
     assert set(table.check[~table.passed]) == MISSED[name]
     assert table.check.str.startswith("171 words").any() == (name == "organism-wide")
     card = (organism_folder(name) / "README.md").read_text()
-    assert card.count("(missed)") == len(MISSED[name])
+    shipped = ["|".join(row.split("|")[:4]) for row in card.splitlines()]  # other seeds follow
+    assert sum("(missed)" in row for row in shipped) == len(MISSED[name])
 
 
 @pytest.mark.slow
