@@ -390,6 +390,7 @@ def run(monkeypatch, capsys):
 
 
 def test_the_command_prints_shares_correlations_clusters_and_layers(run, npz):
+    assert "\nlayer 5: share" in run(npz)[1]  # two thirds through what the file has
     code, shown, _ = run(npz, "--layer", 9)
     assert code == 0
     assert "25 emotions, d_model 8, layers 5, 9" in shown

@@ -328,7 +328,7 @@ def test_what_cannot_be_opened_says_so(organism, vectors, tmp_path):
         make(steer="calm=0.1")
     with pytest.raises(SelectionError, match="the readout of 'calm' needs vectors"):
         make(readouts="calm")
-    with pytest.raises(SelectionError, match="'calm' is no emotion with a strength"):
+    with pytest.raises(SelectionError, match="steer='calm' is no emotion with a strength"):
         make(vectors=vectors, steer="calm")
     with pytest.raises(SelectionError, match="unknown emotion 'serene'"):
         make(vectors=vectors, steer="serene=0.1")

@@ -325,7 +325,7 @@ def test_lines_end_between_words(monitor):
         ("/frown", f"unknown command '/frown': there are {', '.join(HELP)}"),
         ("/show hungry", "unknown emotion 'hungry': these vectors have happy"),
         ("/show", "unknown emotion ''"),
-        ("/steer calm", "'calm' is no emotion with a strength: write it as calm=0.1"),
+        ("/steer calm", "'calm' is no emotion with a strength: write /steer calm=0.1"),
         ("/steer calm=1.5", "give a strength from -1 to 1"),
         ("/steer calm=nan", "give a strength from -1 to 1"),
         ("/steer hungry=0.1", "unknown emotion 'hungry'"),

@@ -106,8 +106,12 @@ def steps_along(vectors: EmotionVectors, layer: int, strengths: Mapping[str, flo
     return Steering({layer: Steer(torch.stack(steps).sum(0))}) if steps else UNCHANGED
 
 
-def parse_steps(words: str) -> dict[str, float]:
+def parse_steps(words: str, remedy: str = "write it as calm=0.1") -> dict[str, float]:
     """Strengths by emotion, as they are written on a command line.
+
+    Args:
+        words: emotions and strengths, with commas between them.
+        remedy: what is said to do about anything else.
 
     Raises:
         SelectionError: for anything else.
@@ -122,7 +126,7 @@ def parse_steps(words: str) -> dict[str, float]:
             steps[emotion.strip()] = float(strength)
         except ValueError:
             raise SelectionError(
-                f"{part!r} is no emotion with a strength: write it as calm=0.1"
+                f"steer={part!r} is no emotion with a strength: {remedy}"
             ) from None
     return steps
 

@@ -302,7 +302,8 @@ class Monitor:
             self.vectors.column(layer)
         for row in self.thresholds.itertuples():
             self.cell(row.emotion, row.layer)
-        self.readouts(torch.zeros(1, 1, self.model.d_model), self.layers[0])  # of a kind that is
+        # made ready now: what they lack is told before anything is written
+        self.readouts(torch.zeros(1, 1, self.model.d_model), self.layers[0])
 
     def cell(self, emotion: str, layer: int) -> tuple[int, int]:
         """Where a readout stands among the values of a token.
@@ -378,7 +379,7 @@ class Monitor:
         for rows in track(batches, "watching", len(batches), "batches"):
             part = tokens.only(list(rows))
             stream = residuals(self.model, part.ids, part.mask, self.layers)
-            values = self.all_readouts(stream.to(self.model.device)).cpu()
+            values = self.all_readouts(stream).cpu()
             for own, row in enumerate(rows):
                 read = part.only([own])
                 width = read.ids.shape[1]

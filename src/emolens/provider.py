@@ -420,9 +420,9 @@ class _Listener:
         for i, token in tokens.items():
             ids, stops = self.ids[self.rows[i]], self.requests[self.rows[i]].stops
             ids.append(token)
-            if stops:
-                told = self.api.model.tokenizer.decode(ids, skip_special_tokens=True)
-                ended |= {i} if any(stop in told for stop in stops) else set()
+            told = self.api.model.tokenizer.decode(ids, skip_special_tokens=True) if stops else ""
+            if any(stop in told for stop in stops):
+                ended.add(i)
         return ended
 
     def end(self, written: Sequence[Sequence[int]]) -> None:

@@ -333,7 +333,7 @@ class Chat:
 
     def steer(self, words: str) -> None:
         """Step along emotions from now on."""
-        steps = {} if words == "off" else parse_steps(words)
+        steps = {} if words == "off" else parse_steps(words, "write /steer calm=0.1, or /steer off")
         self.engine.check(replace(self._request([Turn("user", "")]), steering=steps))
         self.settings.steering = steps
         self.tell(_steps_told(steps))
