@@ -12,7 +12,8 @@ ratio_vs_cache_everything  `run_with_cache` of all hooks, a fixed number of text
                            order given: about as many tokens as our batches have, fewer where that
                            would take tens of gigabytes
 memory_vs_cache_everything what each of the two adds to the memory of a process of its own
-ratio_vs_PEER              its documented defaults; beside it, on our batches (see benchmarks/peers)
+ratio_vs_PEER              its documented defaults; beside it, on our batches (see benchmarks/peers),
+                           and what the bare body has on our batches over the peer's defaults
 peak_memory_growth         peak memory of a process that reads 20,000 texts over one that reads
                            1,000; the result is in a file (see benchmarks/memory.py)
 
@@ -349,8 +350,10 @@ def beside_peer(
         say(f"  {peer}: {reason}")
         return figure(None, 1.5, on_our_batches=None, reason=str(reason))
     batched = None if batched is None else round(batched, 4)
+    theirs, body = clock.speeds.get(f"{peer}_defaults"), clock.speeds["hf_body_sdpa"]
+    bound = None if theirs is None else round(body / theirs, 4)
     more = {"versions": worker.versions, "reason": reason or why}
-    return figure(default, 1.5, on_our_batches=batched, **more)
+    return figure(default, 1.5, bare_body=bound, on_our_batches=batched, **more)
 
 
 def attempt(

@@ -119,6 +119,7 @@ def test_peers_that_can_be_installed_are_measured(extraction, few):
         if one["reason"] is None:
             assert one["value"] > 0
             assert one["on_our_batches"] > 0
+            assert one["bare_body"] > 0
             assert set(one["versions"]) == {peer.replace("_", "-"), "torch", "transformers"}
         else:
             assert one["reason"].startswith("not installed")

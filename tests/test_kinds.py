@@ -61,6 +61,18 @@ def test_dialogues_label_every_turn_and_name_no_emotion_in_one(masked):
     assert counts == {3}
 
 
+@pytest.mark.parametrize(
+    ("made", "count"),
+    [
+        (emolens.organism_told_stories(1, world="wide"), 172),
+        (emolens.organism_dialogues(1, world="wide").texts, 172),
+        (emolens.organism_dialogues(1, masked=True, world="wide").texts, 171),
+    ],
+)
+def test_the_wide_world_tells_of_all_its_emotions(made, count):
+    assert len({text.emotion for text in made}) == len(made) == count
+
+
 def test_told_stories_are_read_where_the_plain_ones_are(organism):
     plain, told = emolens.organism_stories(2), emolens.organism_told_stories(2)
     for a, b in zip(plain, told, strict=True):

@@ -108,16 +108,47 @@ def test_a_step_of_nothing_is_carried_by_nobody(organism, vectors, threat):
     assert len(carried.table()) == len(carried.components)
 
 
-def test_ranks_of_writers_and_readers_are_those_of_taking_them_out(organism, vectors, threat):
-    """Readers reach .8. Writers do not: a component acts beside the direction, too."""
+def rho(one, other):
+    return spearmanr(one.tolist(), other.tolist())[0]
+
+
+def test_ranks_of_writers_are_those_of_taking_out_what_they_wrote(organism, vectors, threat):
+    """Told by the gradient they are; along the direction less: components act beside it, too."""
     own, rest = (find_writers(threat[e], vectors, "desperate", LAYER) for e in threat)
     slope = gradients(own.trial, [LAYER]).mean(0)[0] @ own.direction
-    told = (own.writes - rest.writes.mean(0)).mean(0) * slope
-    lost = own.removed(rest)
-    assert 0.3 < spearmanr(told.tolist(), lost.tolist())[0] < 0.8
-    assert int(told.argmax()) == int(lost.argmax()), "the head that writes most matters most"
+    along = (own.writes - rest.writes.mean(0)).mean(0) * slope
+    told, at_site, all_above = own.attributed(rest), own.removed_at_site(rest), own.removed(rest)
+    assert rho(told, at_site) > 0.95
+    assert 0.6 < rho(along, at_site) < rho(told, at_site)
+    assert 0.3 < rho(along, all_above) < 0.8
+    for lost in (at_site, all_above):
+        assert int(along.argmax()) == int(lost.argmax()), "the head that writes most matters most"
     wrong = torch.randperm(len(told), generator=torch.Generator().manual_seed(0))
-    assert spearmanr(told[wrong].tolist(), lost.tolist())[0] < 0.3
+    assert abs(rho(told[wrong], at_site)) < 0.4
+    assert rho(along[wrong], all_above) < 0.3
+
+
+def test_what_is_taken_out_at_the_site_is_what_a_plain_hook_takes_out(organism, vectors, threat):
+    own, rest = (find_writers(threat[e], vectors, "desperate", LAYER) for e in threat)
+    column = int((own.writes - rest.writes.mean(0)).mean(0).argmax())
+    more = own.added[:, column] - rest.added[:, column].mean(0)
+    rows = torch.arange(len(own.trial.tokens))
+
+    def less(_module, _args, given):
+        stream = (given[0] if isinstance(given, tuple) else given).clone()
+        stream[rows, own.trial.final] -= more
+        return (stream, *given[1:]) if isinstance(given, tuple) else stream
+
+    block = organism.host.original_model.model.layers[LAYER].original_component
+    before = own.trial.run().logit_difference.mean()
+    handle = block.register_forward_hook(less)
+    after = own.trial.run().logit_difference.mean()
+    handle.remove()
+    assert_close(own.removed_at_site(rest)[column], before - after, atol=1e-4, rtol=0)
+    assert float(before - after) > 0.5
+
+
+def test_ranks_of_readers_are_those_of_taking_them_out(organism, vectors, threat):
     carried = find_readers(threat[NEUTRAL], vectors, "desperate", LAYER, strength=0.4)
     whole = carried.integrated.mean(0).tolist()
     found = spearmanr(whole, carried.exact.mean(0).tolist())

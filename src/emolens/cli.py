@@ -219,12 +219,13 @@ def calibrate(
     from emolens.experiments.calibrate import calibrate as job, write_calibration
     from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
+    from emolens.organism import organism_world
 
-    hooked = load(model, device=device)
+    hooked, world = load(model, device=device), organism_world(model)
     folder = prepare_folder(
         out or output_folder(hooked.name, "calibration", hooked.fingerprint, seed)
     )
-    done = job(hooked, seed=seed)
+    done = job(hooked, seed=seed, world=world)
     done.save(folder)
     write_calibration(done, folder / "report.html")
     typer.echo(done.to_json() if as_json else repr(done))

@@ -10,12 +10,14 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from emolens.attribution import gradients
 from emolens.decisions import Trial
 from emolens.errors import SelectionError
 from emolens.hooks import hooked, reading
-from emolens.interventions import At, unit
+from emolens.interventions import At, Intervention, unit
 from emolens.model import HookedModel
 from emolens.progress import track
+from emolens.sharing import run_changed
 from emolens.sites import ATTN_OUT, MLP_OUT, RESID_PRE, Site, Z
 from emolens.statistics import clustered_interval
 from emolens.vectors import EmotionVectors
@@ -122,32 +124,65 @@ class Writes:
             )
         return reference.writes.mean(0)
 
-    def removed(self, reference: "Writes") -> Float[Tensor, " component"]:
-        """What the mean logit difference loses when each component gives what it gives elsewhere.
+    def attributed(self, reference: "Writes") -> Float[Tensor, " component"]:
+        """What the mean logit difference should lose without each write, to first order, in logits.
 
-        Measured by a run each: at the decision, at its own place in the network, the component adds
-        its mean over the reference's prompts, and all above it runs anew. So it counts what the
-        component does to the behaviour by whatever way, not along the direction alone, and a wrong
-        component shows.
+        The gradient at the site times all that the component added there over its mean on the
+        reference's prompts: what `removed_at_site` measures. The write along the direction alone
+        tells less of it, since a component acts beside the direction too.
 
         Raises:
             SelectionError: as `table`.
         """
         self._base(reference)
-        trial = self.trial
-        before = float(trial.run().logit_difference.mean())
-        at = torch.arange(trial.tokens.ids.shape[1]) == trial.final[:, None]
-        lost = []
-        told = track(self.components, "taking components out", len(self.components), "components")
-        for column, component in enumerate(told):
-            more = self.added[:, column] - reference.added[:, column].mean(0)
+        slope = gradients(self.trial, [self.layer], since=self.trial.final)[:, 0]
+        more = self.added - reference.added.mean(0)
+        return einsum(more, slope, "text component d, text d -> text component").mean(0)
 
-            def less(given: Tensor, more: Tensor = more) -> Tensor:
-                return given - more[:, None].to(given)
+    def removed_at_site(self, reference: "Writes") -> Float[Tensor, " component"]:
+        """What the mean logit difference loses when each write is taken out of the stream.
 
-            with hooked(trial.model, {component.site: At(at, less)}):
-                lost.append(before - float(trial.run().logit_difference.mean()))
-        return torch.tensor(lost)
+        Measured by a run each: at the decision, at the site, what the component has written becomes
+        its mean over the reference's prompts. The blocks up to the site have run as they were.
+
+        Raises:
+            SelectionError: as `table`.
+        """
+        changes = [{self.layer: change} for change in self._without(reference)]
+        told = track(run_changed(self.trial, changes), "taking writes out", len(changes), "writes")
+        return self._before - torch.tensor([float(d.logit_difference.mean()) for d in told])
+
+    def removed(self, reference: "Writes") -> Float[Tensor, " component"]:
+        """What the mean logit difference loses when each component gives what it gives elsewhere.
+
+        As `removed_at_site`, but at the component's own place in the network: all above it runs
+        anew, so it counts what the component does to the behaviour by whatever way, also through
+        later components that read it.
+
+        Raises:
+            SelectionError: as `table`.
+        """
+        changes, after = self._without(reference), []
+        told = track(self.components, "taking components out", len(changes), "components")
+        for component, change in zip(told, changes, strict=True):
+            with hooked(self.trial.model, {component.site: change}):
+                after.append(float(self.trial.run().logit_difference.mean()))
+        return self._before - torch.tensor(after)
+
+    def _without(self, reference: "Writes") -> list[Intervention]:
+        """For each component, what takes off at the decision what it adds over the reference."""
+        self._base(reference)
+        at = torch.arange(self.trial.tokens.ids.shape[1]) == self.trial.final[:, None]
+        more = self.added - reference.added.mean(0)
+
+        def less(own: Tensor) -> Intervention:
+            return At(at, lambda given: given - own[:, None].to(given))
+
+        return [less(own) for own in more.unbind(1)]
+
+    @property
+    def _before(self) -> float:
+        return float(self.trial.run().logit_difference.mean())
 
 
 @torch.inference_mode()

@@ -50,7 +50,7 @@ from emolens.steering import (
 )
 from emolens.text import NEUTRAL
 from emolens.vectors import EmotionVectors, Method, centred_cosine
-from emolens.writers import find_writers
+from emolens.writers import Writes, find_writers
 
 Estimate = tuple[float, ...]  # value, low, high
 
@@ -61,6 +61,7 @@ SHUFFLES = 4
 TRACED = ("desperate", "calm", "angry", "afraid", "loving")
 CHANCE_BEHAVIOURS = 4  # of words drawn by chance, for each of them: 20 in all
 MECHANISM = ["way", "rho", "low", "high", "null", "null_low", "null_high"]
+REMOVED = 24  # emotions at least that are removed: the work grows with their square
 PREFERRED = 5  # of the activities every fifth is steered and rated: 13, in 156 ordered pairs
 PATCHED = ["part", "recovered", "low", "high"]
 
@@ -77,6 +78,7 @@ class Bench:
         scenes: every scene after every emotion.
         seed: of all that is drawn.
         random_count: directions drawn by chance that steps are held against.
+        world: whose emotions, `"narrow"` or `"wide"`.
     """
 
     model: HookedModel
@@ -86,6 +88,13 @@ class Bench:
     scenes: Mapping[str, "Scenario"]
     seed: int
     random_count: int
+    world: str
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The emotions that are removed, each held against all of them: of 171 a seventh."""
+        words = tuple(e for e in load_world(self.world).emotions if e != NEUTRAL)
+        return words[:: len(words) // REMOVED]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +129,21 @@ def _probabilities(trial: Trial, decision: Decision) -> pd.DataFrame:
 
 
 def prepare(
-    model: HookedModel, scenes: Sequence[str], seed: int, random_count: int = NULL_DIRECTIONS
+    model: HookedModel,
+    scenes: Sequence[str],
+    seed: int,
+    random_count: int = NULL_DIRECTIONS,
+    world: str = "narrow",
 ) -> Bench:
     """Record the stories and run every scene once with nothing done."""
-    corpus, emotions = organism_corpus(seed=seed), tuple(load_world().emotions)
+    corpus, emotions = organism_corpus(seed=seed, world=world), tuple(load_world(world).emotions)
     unseen = organism_behaviour(
-        scenes[0], emotions=emotions, per_emotion=UNSEEN_PROMPTS, seed=seed, split="unseen"
+        scenes[0],
+        emotions=emotions,
+        per_emotion=UNSEEN_PROMPTS,
+        seed=seed,
+        split="unseen",
+        world=world,
     )
     return Bench(
         model=model,
@@ -133,17 +151,20 @@ def prepare(
         neutral=record(model, corpus.neutral),
         unseen=record(model, unseen.prompts, positions=positions.last),
         scenes={
-            scene: _scenario(model, scene, seed)
+            scene: _scenario(model, scene, seed, world)
             for scene in track(scenes, "scenes with nothing done", len(scenes), "scenes")
         },
         seed=seed,
         random_count=random_count,
+        world=world,
     )
 
 
-def _scenario(model: HookedModel, scene: str, seed: int) -> Scenario:
-    emotions = tuple(load_world().emotions)
-    whole = organism_behaviour(scene, emotions=emotions, per_emotion=PROMPTS, seed=seed)
+def _scenario(model: HookedModel, scene: str, seed: int, world: str) -> Scenario:
+    emotions = tuple(load_world(world).emotions)
+    whole = organism_behaviour(
+        scene, emotions=emotions, per_emotion=PROMPTS, seed=seed, world=world
+    )
     told = []
     for emotion in emotions:
         own = whole.after(emotion).prompts
@@ -152,13 +173,14 @@ def _scenario(model: HookedModel, scene: str, seed: int) -> Scenario:
     trial = Trial.prepare(model, replace(whole, prompts=tuple(told)))
     felt = np.array([t.emotion for t in told])
     residuals = decision_residuals(trial, range(model.n_layers))
-    return Scenario(trial, felt, _probabilities(trial, trial.run()), residuals, _planted(scene))
+    before, planted = _probabilities(trial, trial.run()), _planted(scene, world)
+    return Scenario(trial, felt, before, residuals, planted)
 
 
-def _planted(scene: str) -> pd.DataFrame:
+def _planted(scene: str, world: str) -> pd.DataFrame:
     """P(class | emotion) as the world has it: emotion by class."""
-    world = load_world()
-    rows = {e: world.scene(scene).probabilities(world.emotion(e)) for e in world.emotions}
+    graph = load_world(world)
+    rows = {e: graph.scene(scene).probabilities(graph.emotion(e)) for e in graph.emotions}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -211,7 +233,7 @@ def ablation(
     bench: Bench, changes: Mapping[str, Intervention], layer: int, name: str
 ) -> dict[str, Estimate]:
     """Remove each emotion in turn and see whose behaviour goes with it."""
-    raised = {e: most_raised(e, tuple(bench.scenes)) for e in changes}
+    raised = {e: most_raised(e, tuple(bench.scenes), world=bench.world) for e in changes}
     before = np.array([bench.scenes[s].before.loc[e, c] for e, (s, c) in raised.items()])
     rest = np.array([bench.scenes[s].before.loc[NEUTRAL, c] for s, c in raised.values()])
     drop = np.zeros((len(changes), len(changes)))
@@ -239,15 +261,15 @@ def ablation(
     }
 
 
-def removals(vectors: EmotionVectors, layer: int) -> dict[str, Intervention]:
+def removals(bench: Bench, vectors: EmotionVectors, layer: int) -> dict[str, Intervention]:
     """Each emotion's direction set to the mean over emotions."""
     column = vectors.column(layer)
-    return {e: remove(vectors.of(e)[column], vectors.mean[column]) for e in vectors.emotions}
+    return {e: remove(vectors.of(e)[column], vectors.mean[column]) for e in bench.removed}
 
 
-def geometry(vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
+def geometry(bench: Bench, vectors: EmotionVectors, layer: int) -> dict[str, Estimate]:
     """How much of each planted axis the first two components explain, the plane fitted anew."""
-    norms, column = planted_norms(), vectors.column(layer)
+    norms, column = planted_norms(bench.world), vectors.column(layer)
 
     def r2(axis: str, rows: np.ndarray) -> float:
         plane = PCA(n_components=2).fit_transform(vectors.vectors[rows, column].double().numpy())
@@ -295,9 +317,9 @@ def _share(found: Sequence[bool]) -> Estimate:
     return sum(found) / len(found), float(interval.low), float(interval.high)
 
 
-def erasure(bench: Bench, emotions: Sequence[str], layer: int) -> dict[str, Estimate]:
+def erasure(bench: Bench, layer: int) -> dict[str, Estimate]:
     """All that tells an emotion linearly of the stories removed, not a direction alone."""
-    changes = {e: erase(bench.stories, e, layer) for e in emotions}
+    changes = {e: erase(bench.stories, e, layer) for e in bench.removed}
     return ablation(bench, changes, layer, "LEACE")
 
 
@@ -372,16 +394,20 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
         strength = natural / float(vectors.residual_norm[vectors.column(layer)])
         carried = find_readers(rest.trial, vectors, emotion, layer, strength=strength)
         slope = float(gradients(own.trial, [layer]).mean(0)[0] @ own.direction)
+        along = slope * (own.writes - rest.writes.mean(0)).mean(0)
         told = {
-            "writers": slope * (own.writes - rest.writes.mean(0)).mean(0),
+            "writers, along the direction": along,
+            "writers, gradient": own.attributed(rest),
+            "writers, in the whole network": along,
             "readers, gradient": carried.gradient.mean(0),
             "readers, integrated": carried.integrated.mean(0),
         }
-        _agree(told, own.removed(rest), carried.exact.mean(0), found)
+        _agree(told, _tried(own, rest, carried.exact.mean(0)), found)
         for seed in range(bench.seed, bench.seed + CHANCE_BEHAVIOURS):
             one, other = (replace(w, trial=w.trial.shuffled(seed)) for w in (own, rest))
             kept = held(other.trial, layer, natural * own.direction)
-            _agree(told, one.removed(other), torch.stack([*kept.values()]).mean(1), null)
+            read = torch.stack([*kept.values()]).mean(1)
+            _agree(told, _tried(one, other, read), null)
     rows = [
         (
             way,
@@ -394,13 +420,18 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
     return pd.DataFrame(rows, columns=MECHANISM)
 
 
+def _tried(own: Writes, rest: Writes, read: Tensor) -> list[Tensor]:
+    """What taking out has lost, in the order of the ways of `mechanism`."""
+    written = own.removed_at_site(rest)
+    return [written, written, own.removed(rest), read, read]
+
+
 def _agree(
-    told: Mapping[str, Tensor], written: Tensor, read: Tensor, into: dict[str, list[float]]
+    told: Mapping[str, Tensor], tried: Sequence[Tensor], into: dict[str, list[float]]
 ) -> None:
     """Add the rank correlation of each way with what taking writers or readers out has lost."""
-    for way, parts in told.items():
-        tried = written if way == "writers" else read
-        into.setdefault(way, []).append(float(spearmanr(parts, tried).statistic))
+    for (way, parts), lost in zip(told.items(), tried, strict=True):
+        into.setdefault(way, []).append(float(spearmanr(parts, lost).statistic))
 
 
 def evoked(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
@@ -440,7 +471,7 @@ def preferences(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFra
     shown = read_out(vectors, pooled, layer).numpy()
     by = pd.DataFrame(shown, columns=vectors.emotions).groupby([t.group for t in texts]).mean()
     goes_with = by.corrwith(rated.reindex(by.index))
-    valence = pd.Series(planted_norms()["valence"]).reindex(goes_with.index)
+    valence = pd.Series(planted_norms(bench.world)["valence"]).reindex(goes_with.index)
     some = whole.among(whole.items[::PREFERRED])
     moved = preference_steering(
         bench.model, some, vectors, layers=[max(layer - 1, 0), layer], random_count=0

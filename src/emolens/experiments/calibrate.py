@@ -80,17 +80,18 @@ Reader = Callable[[Bench], Mapping[str, Activations]]  # labelled texts, by the 
 
 
 def _told(bench: Bench) -> dict[str, Activations]:
-    texts = organism_told_stories(seed=bench.seed)
+    texts = organism_told_stories(seed=bench.seed, world=bench.world)
     return {"told by the assistant": record(bench.model, texts, positions=span("told"))}
 
 
 def _speakers(bench: Bench) -> dict[str, Activations]:
-    found = record_speakers(bench.model, organism_dialogues(seed=bench.seed))
+    texts = organism_dialogues(seed=bench.seed, world=bench.world)
+    found = record_speakers(bench.model, texts)
     return {"present speaker": present_speaker(found), "other speaker": other_speaker(found)}
 
 
 def _masked(bench: Bench) -> dict[str, Activations]:
-    dialogues = organism_dialogues(masked=True, seed=bench.seed)
+    dialogues = organism_dialogues(masked=True, seed=bench.seed, world=bench.world)
     felt, shown = record_masked(bench.model, dialogues)
     return {
         "deflection (felt, not shown)": felt,
@@ -102,7 +103,7 @@ def _masked(bench: Bench) -> dict[str, Activations]:
 
 
 def _generated(bench: Bench) -> dict[str, Activations]:
-    stories = organism_stories(seed=bench.seed)
+    stories = organism_stories(seed=bench.seed, world=bench.world)
     openings = [replace(t, text=t.text[: t.spans[0].end], spans=()) for t in stories]
     told = record_generated(bench.model, openings, tokens=24, seed=bench.seed)
     return {"own continuations": told}
@@ -123,7 +124,7 @@ MEASURES: Mapping[str, Measure] = {
     "detection_accuracy": Measure(
         1.0,
         "the emotion at a decision after a situation that nobody has seen, neither the model nor "
-        "the vectors, by nearest vector; chance is 1 of 24",
+        "the vectors, by nearest vector; chance is 1 of 24 (of 171 in the wide world)",
     ),
     "steering_r": Measure(
         1.0,
@@ -233,11 +234,12 @@ def calibrate(
     scenes: Sequence[str] = SCENES,
     random_count: int = NULL_DIRECTIONS,
     seed: int = 0,
+    world: str = "narrow",
 ) -> Calibration:
     """Measure methods of finding emotion vectors against the organism's planted truth.
 
     Args:
-        model: the organism, or another model trained on its world.
+        model: the organism, or another model trained on its world or the wide one.
         methods: by name: functions that make vectors from recordings of stories and of neutral
             texts. A new method joins by being passed in.
         kinds: functions of the bench (its model, stories, neutral texts and seed) that record other
@@ -246,6 +248,8 @@ def calibrate(
         random_count: directions drawn by chance that steps are held against; the default tells a
             share of 95% to a point.
         seed: of texts and random directions.
+        world: whose emotions, `"narrow"` or `"wide"` (`organism_world` tells a model's). Of the
+            wide one's 171 every seventh is removed; all else is of all.
 
     Returns:
         Every measure of `MEASURES` for every method and kind, with a 95% interval over emotions
@@ -265,7 +269,7 @@ def calibrate(
     """
     if not (methods or kinds) or not scenes:
         raise SelectionError("nothing to calibrate: pass at least one method and one scene")
-    bench = prepare(model, scenes, seed, random_count)
+    bench = prepare(model, scenes, seed, random_count, world)
     ways = {name: (method, bench.stories) for name, method in methods.items()}
     for read in kinds:
         ways |= {name: (fit_vectors, texts) for name, texts in read(bench).items()}
@@ -278,13 +282,13 @@ def calibrate(
         found[name] = {
             **detection(bench, vectors, layer),
             **steering(bench, vectors, layer, name),
-            **ablation(bench, removals(vectors, layer), layer, name),
-            **geometry(vectors, layer),
+            **ablation(bench, removals(bench, vectors, layer), layer, name),
+            **geometry(bench, vectors, layer),
             **false_positives(bench, *ways[name], layer, bounds[layer]),
         }
     rows = [(n, m, *found[n][m], MEASURES[m].ideal) for n in found for m in MEASURES]
     first = next(iter(made))
-    leace = erasure(bench, made[first].emotions, layers[first])
+    leace = erasure(bench, layers[first])
     return Calibration(
         methods=pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "ideal"]),
         layers=layers,
@@ -296,6 +300,7 @@ def calibrate(
         significance=significance(bench, made[first], layers[first]),
         provenance={
             "model": model.name,
+            "world": world,
             "seed": seed,
             "random_count": random_count,
             "versions": versions(),
@@ -321,7 +326,7 @@ def _removal(ways: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
 
 def write_calibration(done: Calibration, path: Path) -> None:
     """Write a calibration as one HTML file that needs no network."""
-    facts = {"model": str(done.provenance["model"]), "seed": str(done.provenance["seed"])}
+    facts = {name: str(done.provenance[name]) for name in ("model", "world", "seed")}
     facts["random directions"] = str(done.provenance["random_count"])
     facts["layers"] = ", ".join(f"{name}: {layer}" for name, layer in done.layers.items())
     facts["versions"] = ", ".join(f"{k} {v}" for k, v in done.provenance["versions"].items())
@@ -363,9 +368,10 @@ def write_calibration(done: Calibration, path: Path) -> None:
     traced = Section(
         "Who writes and who reads, as told and as tried",
         "Rank correlation over components between what a way of attribution says and what the "
-        "behaviour loses when the component is taken out (a writer gives its mean after neutral "
-        "situations and all above it runs anew; a reader is held to what it gives without a step "
-        "of one natural unit), mean over five emotions. Beside it the same for behaviours of words "
+        "behaviour loses when the component is taken out (what a writer has written becomes its "
+        "mean after neutral situations, at the site, or, in the whole network, at its own place "
+        "with all above it run anew; a reader is held to what it gives without a step of one "
+        "natural unit), mean over five emotions. Beside it the same for behaviours of words "
         "drawn by chance, where the sign is chance. Of words: the parts of a prompt that evoke a "
         "direction, beside what evokes other emotions.",
         [Exhibit(table=done.mechanism, table_file="mechanism")],

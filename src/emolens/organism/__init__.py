@@ -124,18 +124,22 @@ def organism_stories(
 
 
 def organism_told_stories(
-    per_emotion: int = STORIES_PER_EMOTION, *, seed: int = 0
+    per_emotion: int = STORIES_PER_EMOTION, *, seed: int = 0, world: str = "narrow"
 ) -> tuple[Text, ...]:
     """The default stories as the assistant tells them to a user; read the span `"told"`.
 
     >>> organism_told_stories(per_emotion=1)[1].text.split()[0]
     'human'
     """
-    return tuple(told_stories(load_world(), per_emotion, seed))
+    return tuple(told_stories(load_world(world), per_emotion, seed))
 
 
 def organism_dialogues(
-    per_emotion: int = STORIES_PER_EMOTION, *, masked: bool = False, seed: int = 0
+    per_emotion: int = STORIES_PER_EMOTION,
+    *,
+    masked: bool = False,
+    seed: int = 0,
+    world: str = "narrow",
 ) -> Dialogues:
     """Dialogues of two speakers, `"first"` and `"second"`, each with an emotion of its own.
 
@@ -144,13 +148,14 @@ def organism_dialogues(
         masked: whether the first speaker shows another emotion than it feels, to a neutral second
             speaker. What it feels is then told before anybody speaks.
         seed: of the texts.
+        world: whose emotions: the `"narrow"` one's 24, or the `"wide"` one's 171.
 
     >>> found = organism_dialogues(per_emotion=1)
     >>> [span.name for span in found.texts[0].spans]
     ['first', 'second', 'first', 'second']
     """
     write = masked_dialogues if masked else dialogues
-    return write(load_world(), per_emotion, seed)
+    return write(load_world(world), per_emotion, seed)
 
 
 def organism_turns(turns: Sequence[Turn], *, emotion: str = NEUTRAL, group: str = "") -> Text:
@@ -317,15 +322,17 @@ def planted_probability(scene: str, target: str, emotion: str, *, world: str = "
     return round(graph.scene(scene).probabilities(graph.emotion(emotion))[target], 10)
 
 
-def most_raised(emotion: str, scenes: Sequence[str] = SCENES) -> tuple[str, str]:
+def most_raised(
+    emotion: str, scenes: Sequence[str] = SCENES, *, world: str = "narrow"
+) -> tuple[str, str]:
     """The (scene, class) that an emotion makes likelier, against none, than any other.
 
     >>> most_raised("desperate")
     ('cheat', 'cheat')
     """
     excess = {
-        (scene, name): planted_probability(scene, name, emotion)
-        - planted_probability(scene, name, NEUTRAL)
+        (scene, name): planted_probability(scene, name, emotion, world=world)
+        - planted_probability(scene, name, NEUTRAL, world=world)
         for scene in scenes
         for name in load_world().scene(scene).verbs
     }
