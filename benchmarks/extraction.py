@@ -12,8 +12,8 @@ ratio_vs_cache_everything  `run_with_cache` of all hooks, a fixed number of text
                            order given: about as many tokens as our batches have, fewer where that
                            would take tens of gigabytes
 memory_vs_cache_everything what each of the two adds to the memory of a process of its own
-ratio_vs_PEER              its documented defaults; beside it, on our batches (see benchmarks/peers),
-                           and what the bare body has on our batches over the peer's defaults
+ratio_vs_PEER              its documented defaults (see benchmarks/peers); beside it, the bare body
+                           over those, and ours over the peer on our batches
 peak_memory_growth         peak memory of a process that reads 20,000 texts over one that reads
                            1,000; the result is in a file (see benchmarks/memory.py)
 
