@@ -153,6 +153,18 @@ def test_an_odd_value_anywhere_is_one_error_or_read(sound, name, data, value):
     check_survives(folder, name, json.dumps(whole).encode())
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [(MANIFEST, "layers"), (MANIFEST, "lengths"), (MANIFEST, "shards"), (PLAN, "batches")],
+)
+def test_numbers_without_end_are_one_error(sound, name, key):
+    folder, _ = sound
+    endless = [[float("inf"), 1]] if key in ("shards", "batches") else [float("inf")]
+    (folder / name).write_text(json.dumps(OBJECTS[name] | {key: endless}))
+    with pytest.raises(EmolensError, match="infinity"):
+        READERS[name](folder / name)
+
+
 @pytest.mark.parametrize("name", ["stories.jsonl", "behaviour.json", MANIFEST, PLAN])
 @pytest.mark.parametrize("data", [b"[" * 100_000, b'{"text": ' + b"9" * 5000 + b"}"])
 def test_json_too_deep_or_numbers_too_long_are_one_error(sound, name, data):

@@ -127,7 +127,7 @@ def _agreed(
         # not a list of as many as the file claims, which may be billions
         if found != list(range(len(found))) or int(kept["shape"][1]) != len(found):
             raise ValueError("its batches are not every text once")
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise ArtefactError(
             f"{file} is not readable ({first_line(error)}): delete its folder or choose another"
         ) from None

@@ -172,7 +172,15 @@ def _read_manifest(folder: Path) -> TokenStore:
             str(raw["dtype"]),
             Provenance.from_json(raw["provenance"]),
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, ArtefactError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+        ArtefactError,
+    ) as error:
         raise ArtefactError(
             f"{file} is no manifest of {FORMAT} version {VERSION} ({first_line(error)}): store the "
             "texts again"
