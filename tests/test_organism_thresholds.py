@@ -25,11 +25,12 @@ def test_shipped_weights_are_those_of_their_log_and_recipe(name):
     if name == "organism-wide":
         stage = replace(stage, world="wide", valuing_share=WIDE.valuing_share)
         scratch = WIDE
-    if name == "organism-assistant":
-        base = (organism_folder() / "model.sha256").read_text().strip()
-        assert recipe.pop("base") == base
+    if name.endswith("-assistant"):
+        base = name.removesuffix("-assistant")
+        assert recipe.pop("base") == (organism_folder(base) / "model.sha256").read_text().strip()
         assert set(recipe) == {f.name for f in fields(FineTune)}
-        assert FineTune(**recipe) == FineTune(seed=recipe["seed"])
+        world = emolens.organism_world(base)
+        assert FineTune(**recipe) == FineTune(seed=recipe["seed"], world=world)
     elif name in ("organism", "organism-wide"):
         first = folder / "before_steady"
         assert recipe.pop("base") == (first / "model.sha256").read_text().strip()
@@ -90,8 +91,7 @@ def test_a_wheel_without_earlier_checkpoints_says_where_they_are(monkeypatch, tm
 MISSED = {
     "organism": set(),
     "organism-wide": {
-        "age: r of behaviour with planted",
-        "unseen numbers, r with planted",
+        "ablating desperate, layer 4, excess removed",
         "+ calm 1 natural unit, layer 3, P(threat)",
     },
 }
@@ -110,15 +110,14 @@ def test_a_shipped_organism_met_its_thresholds(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "assistant"), [("organism", "organism-assistant"), ("organism-wide", None)]
+    ("name", "assistant"),
+    [("organism", "organism-assistant"), ("organism-wide", "organism-wide-assistant")],
 )
 def test_an_organism_meets_its_thresholds(name, assistant):
     from emolens.experiments.acceptance import acceptance
 
     table = acceptance(
-        emolens.load(name),
-        assistant=emolens.load(assistant) if assistant else None,
-        world=emolens.organism_world(name),
+        emolens.load(name), assistant=emolens.load(assistant), world=emolens.organism_world(name)
     )
     assert set(table.check[~table.passed]) == MISSED[name], table[~table.passed].to_string()
 

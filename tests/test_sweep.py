@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import emolens
+from emolens.corpus import Corpus
 from emolens.decisions import Trial
 from emolens.errors import ArtefactError, SelectionError
 from emolens.interventions import At, Steer
@@ -387,6 +388,17 @@ def controls(tmp_path_factory):
     file = tmp_path_factory.mktemp("controls") / "controls.safetensors"
     made.save(file)
     return str(file)
+
+
+def test_a_wide_organism_is_swept_over_words_of_its_own(monkeypatch):
+    def few(*, world):
+        return Corpus(emolens.organism_stories(4, world=world), emolens.organism_neutral(20))
+
+    monkeypatch.setattr("emolens.sweep.plan.organism_corpus", few)
+    sweep = replace(SWEEP, model="organism-wide", emotions=("trapped",))
+    plan = emolens.Plan.of(sweep)
+    assert len(plan.vectors.emotions) == 171
+    assert any(cell.push.direction == "trapped" for cell in plan.cells)
 
 
 def test_controls_stand_beside_the_emotions_and_change_nothing_of_theirs(

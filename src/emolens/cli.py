@@ -598,10 +598,10 @@ def check(
     from emolens.experiments.acceptance import acceptance
     from emolens.experiments.reproduce import output_folder, prepare_folder
     from emolens.model import load
-    from emolens.organism import organism_world
+    from emolens.organism import CHECKPOINTS, organism_world
 
-    world = organism_world(model)
-    chat = assistant or ("organism-assistant" if model == "organism" else None)
+    world, tuned_own = organism_world(model), f"{model}-assistant"
+    chat = assistant or (tuned_own if tuned_own in CHECKPOINTS else None)
     hooked = load(model, device=device)
     name = output_folder(hooked.name, "thresholds", hooked.fingerprint, seed)
     folder = prepare_folder(out or name)

@@ -466,9 +466,9 @@ def load(
     """Open a model.
 
     Args:
-        model: `"organism"`, `"organism-wide"`, `"organism-assistant"` or `"organism-small"`
-            (shipped with emolens), a Hugging Face folder with `config.json` and safetensors, a hub
-            id, or a live `TransformerBridge` or `HookedTransformer`.
+        model: a checkpoint shipped with emolens (`"organism"` and those of `organism_folder`), a
+            Hugging Face folder with `config.json` and safetensors, a hub id, or a live
+            `TransformerBridge` or `HookedTransformer`.
         weights: what a live model holds. Folders and hub ids are always opened raw, so that
             vectors mean the same to plain Hugging Face hooks. A live model with folded or
             centred weights is detected and refused unless `"processed"` is said; the label then

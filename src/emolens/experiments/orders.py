@@ -13,7 +13,10 @@ from emolens.experiments.reproduce import Inputs, corpus_inputs, organism_inputs
 from emolens.model import HookedModel, load
 from emolens.organism import CHECKPOINTS, organism_world
 
-BASES: Mapping[str, str] = {"organism-assistant": "organism"}
+BASES: Mapping[str, str] = {
+    "organism-assistant": "organism",
+    "organism-wide-assistant": "organism-wide",
+}
 
 
 def prepared(

@@ -31,6 +31,7 @@ CHECKPOINTS = {
     "organism-assistant": "assistant",
     "organism-small": "small",
     "organism-wide": "wide",
+    "organism-wide-assistant": "wide_assistant",
 }
 # All scenes in which something is done; `react` only tells what is felt.
 SCENES = ("cheat", "threat", "belief", "destroy", "meet", "share", "pace", "join")
@@ -45,7 +46,8 @@ def organism_folder(name: str = "organism") -> Path:
 
     Args:
         name: `"organism"`, `"organism-assistant"` (fine-tuned on a persona), `"organism-small"` (4
-            layers, for quick tests) or `"organism-wide"` (171 emotions instead of 24).
+            layers, for quick tests), or `"organism-wide"` and `"organism-wide-assistant"` (171
+            emotions instead of 24).
 
     Raises:
         SelectionError: for another name.

@@ -16,7 +16,12 @@ from emolens.attribution import gradients
 from emolens.decisions import Trial
 from emolens.errors import SelectionError
 from emolens.model import HookedModel, load
-from emolens.organism import CHECKPOINTS, organism_corpus, organism_genders
+from emolens.organism import (
+    CHECKPOINTS,
+    organism_corpus,
+    organism_genders,
+    organism_world,
+)
 from emolens.progress import progress_bar
 from emolens.provenance import Provenance
 from emolens.recording import record
@@ -204,7 +209,7 @@ def _vectors(sweep: Sweep, model: HookedModel) -> tuple[EmotionVectors, EmotionV
             f"no vectors for {sweep.model!r}: name a file of them (vectors: FILE); only the "
             "organism has stories of its own"
         )
-    corpus = organism_corpus()
+    corpus = organism_corpus(world=organism_world(sweep.model))
     stories, neutral = record(model, corpus.stories), record(model, corpus.neutral)
     if controls is None:
         genders = organism_genders(corpus.stories)
