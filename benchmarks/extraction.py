@@ -247,7 +247,7 @@ def one_model(name: str, options: argparse.Namespace) -> Iterator[tuple[str, dic
         "batches": batches,
     }
     for peer in PEERS:
-        yield f"ratio_vs_{peer}", beside_peer(peer, job, clock, options)
+        yield f"ratio_vs_{peer}", beside_peer(peer, job, clock, sdpa, options)
 
     read = {
         "texts": len(texts),
@@ -335,9 +335,9 @@ def memory_growth(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def beside_peer(
-    peer: str, job: dict[str, Any], clock: Clock, options: argparse.Namespace
+    peer: str, job: dict[str, Any], clock: Clock, body: float, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Our speed over a peer's, or the reason why there is none."""
+    """Our speed over a peer's, or the reason why there is none; `body` is that over the body's."""
     if options.skip_peers:
         return figure(None, 1.5, on_our_batches=None, reason="skipped: --skip-peers")
     say(f"  starting {peer}; the first time, its environment is made")
@@ -350,8 +350,7 @@ def beside_peer(
         say(f"  {peer}: {reason}")
         return figure(None, 1.5, on_our_batches=None, reason=str(reason))
     batched = None if batched is None else round(batched, 4)
-    theirs, body = clock.speeds.get(f"{peer}_defaults"), clock.speeds["hf_body_sdpa"]
-    bound = None if theirs is None else round(body / theirs, 4)
+    bound = None if default is None else round(default / body, 4)
     more = {"versions": worker.versions, "reason": reason or why}
     return figure(default, 1.5, bare_body=bound, on_our_batches=batched, **more)
 
