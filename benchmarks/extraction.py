@@ -56,6 +56,7 @@ from emolens.provenance import corpus_hash, versions
 
 SCHEMA = 1
 HERE = Path(__file__).resolve().parent
+NO_PEER = {"bare_body": None, "on_our_batches": None}
 MEMORY_TEXTS = 256  # enough for full batches on both sides
 # dense bfloat16, from the makers' data sheets
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -339,7 +340,7 @@ def beside_peer(
 ) -> dict[str, Any]:
     """Our speed over a peer's, or the reason why there is none; `body` is that over the body's."""
     if options.skip_peers:
-        return figure(None, 1.5, on_our_batches=None, reason="skipped: --skip-peers")
+        return figure(None, 1.5, **NO_PEER, reason="skipped: --skip-peers")
     say(f"  starting {peer}; the first time, its environment is made")
     try:
         python = environment(peer, (options.peers or options.out / "peers") / peer)
@@ -348,7 +349,7 @@ def beside_peer(
             batched, why = attempt(clock, worker, f"{peer}_our_batches", "our_batches")
     except NotMeasured as reason:
         say(f"  {peer}: {reason}")
-        return figure(None, 1.5, on_our_batches=None, reason=str(reason))
+        return figure(None, 1.5, **NO_PEER, reason=str(reason))
     batched = None if batched is None else round(batched, 4)
     bound = None if default is None else round(default / body, 4)
     more = {"versions": worker.versions, "reason": reason or why}

@@ -185,7 +185,7 @@ def test_over_most_scenes_writers_and_readers_reach_the_bar(organism):
 def test_all_words_of_the_wide_world_are_measured():
     wide = load("organism-wide")
     methods = {"story": fit_vectors}
-    done = calibrate(wide, methods, (), scenes=("cheat", "threat"), random_count=20, world="wide")
+    done = calibrate(wide, methods, (), scenes=("cheat", "threat"), random_count=20)
     assert value(done, "story", "detection_accuracy") > 0.3  # chance is .006
     assert value(done, "story", "steering_r") > 0.6
     assert value(done, "story", "valence_r2") > 0.8

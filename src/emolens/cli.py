@@ -205,7 +205,7 @@ def compare(
 @app.command()
 def calibrate(
     model: Annotated[
-        str, typer.Option(help="'organism', or a folder trained on the organism's world.")
+        str, typer.Option(help="'organism', 'organism-wide', or a folder trained on their worlds.")
     ] = "organism",
     out: Out = None,
     seed: Seed = 0,
@@ -580,7 +580,9 @@ def finetune(
 
 @organism_app.command()
 def check(
-    model: Annotated[str, typer.Option(help="'organism' or a folder trained before.")] = "organism",
+    model: Annotated[
+        str, typer.Option(help="'organism', 'organism-wide', or a folder trained before.")
+    ] = "organism",
     assistant: Annotated[
         str | None,
         typer.Option(help="Its fine-tuned checkpoint (default: the organism's own, if shipped)."),

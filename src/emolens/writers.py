@@ -150,7 +150,7 @@ class Writes:
         """
         changes = [{self.layer: change} for change in self._without(reference)]
         told = track(run_changed(self.trial, changes), "taking writes out", len(changes), "writes")
-        return self._before - torch.tensor([float(d.logit_difference.mean()) for d in told])
+        return self._unchanged() - torch.tensor([float(d.logit_difference.mean()) for d in told])
 
     def removed(self, reference: "Writes") -> Float[Tensor, " component"]:
         """What the mean logit difference loses when each component gives what it gives elsewhere.
@@ -167,7 +167,7 @@ class Writes:
         for component, change in zip(told, changes, strict=True):
             with hooked(self.trial.model, {component.site: change}):
                 after.append(float(self.trial.run().logit_difference.mean()))
-        return self._before - torch.tensor(after)
+        return self._unchanged() - torch.tensor(after)
 
     def _without(self, reference: "Writes") -> list[Intervention]:
         """For each component, what takes off at the decision what it adds over the reference."""
@@ -180,8 +180,8 @@ class Writes:
 
         return [less(own) for own in more.unbind(1)]
 
-    @property
-    def _before(self) -> float:
+    def _unchanged(self) -> float:
+        """The mean logit difference of a run with nothing taken out."""
         return float(self.trial.run().logit_difference.mean())
 
 

@@ -60,6 +60,7 @@ NULL_DIRECTIONS = 400
 SHUFFLES = 4
 TRACED = ("desperate", "calm", "angry", "afraid", "loving")
 CHANCE_BEHAVIOURS = 4  # of words drawn by chance, for each of them: 20 in all
+AT_SITE, IN_PLACE, HELD = "at site", "in place", "held"  # how writers, readers are taken out
 MECHANISM = ["way", "rho", "low", "high", "null", "null_low", "null_high"]
 REMOVED = 24  # emotions at least that are removed: the work grows with their square
 PREFERRED = 5  # of the activities every fifth is steered and rated: 13, in 156 ordered pairs
@@ -187,7 +188,9 @@ def _planted(scene: str, world: str) -> pd.DataFrame:
 def chosen_layer(bench: Bench, vectors: EmotionVectors) -> int:
     """Where *desperate* moves the first scene most, on the other half of the situations."""
     scene = next(iter(bench.scenes))
-    behaviour = organism_behaviour(scene, emotions=(NEUTRAL,), per_emotion=PROMPTS, seed=bench.seed)
+    behaviour = organism_behaviour(
+        scene, emotions=(NEUTRAL,), per_emotion=PROMPTS, seed=bench.seed, world=bench.world
+    )
     steps = pushes(
         vectors, ("desperate",), {}, strengths=(0.5, 1.0), random_count=5, seed=bench.seed
     )
@@ -324,7 +327,10 @@ def erasure(bench: Bench, layer: int) -> dict[str, Estimate]:
 
 
 def patching(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
-    """What of a behaviour comes with parts of other runs' residuals, in the first scene."""
+    """What of a behaviour comes with parts of other runs' residuals, in the first scene.
+
+    Texts of the narrow world are texts of the wide one, too.
+    """
     scene, pair = next(iter(bench.scenes)), ("desperate", "calm")
     whole = organism_pairs(scene, per_emotion=PROMPTS, seed=bench.seed)
     donors, receivers = (Trial.prepare(bench.model, whole.after(e)) for e in pair)
@@ -352,7 +358,12 @@ def significance(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFr
     for name, scene in bench.scenes.items():
         target = scene.trial.behaviour.target
         asked = organism_behaviour(
-            name, target, emotions=(NEUTRAL,), per_emotion=2 * PROMPTS, seed=bench.seed
+            name,
+            target,
+            emotions=(NEUTRAL,),
+            per_emotion=2 * PROMPTS,
+            seed=bench.seed,
+            world=bench.world,
         )
         told = dose_response(
             Trial.prepare(bench.model, asked), real + null + ([] if rows else fake)
@@ -386,7 +397,7 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
     found: dict[str, list[float]] = {}
     null: dict[str, list[float]] = {}
     for emotion in track(TRACED, "writers and readers", len(TRACED), "emotions"):
-        scene = bench.scenes[most_raised(emotion, scenes)[0]]
+        scene = bench.scenes[most_raised(emotion, scenes, world=bench.world)[0]]
         own, rest = (
             find_writers(scene.after(e), vectors, emotion, layer) for e in (emotion, NEUTRAL)
         )
@@ -396,11 +407,11 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
         slope = float(gradients(own.trial, [layer]).mean(0)[0] @ own.direction)
         along = slope * (own.writes - rest.writes.mean(0)).mean(0)
         told = {
-            "writers, along the direction": along,
-            "writers, gradient": own.attributed(rest),
-            "writers, in the whole network": along,
-            "readers, gradient": carried.gradient.mean(0),
-            "readers, integrated": carried.integrated.mean(0),
+            "writers, along the direction": (along, AT_SITE),
+            "writers, gradient": (own.attributed(rest), AT_SITE),
+            "writers, in the whole network": (along, IN_PLACE),
+            "readers, gradient": (carried.gradient.mean(0), HELD),
+            "readers, integrated": (carried.integrated.mean(0), HELD),
         }
         _agree(told, _tried(own, rest, carried.exact.mean(0)), found)
         for seed in range(bench.seed, bench.seed + CHANCE_BEHAVIOURS):
@@ -420,18 +431,19 @@ def mechanism(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame
     return pd.DataFrame(rows, columns=MECHANISM)
 
 
-def _tried(own: Writes, rest: Writes, read: Tensor) -> list[Tensor]:
-    """What taking out has lost, in the order of the ways of `mechanism`."""
-    written = own.removed_at_site(rest)
-    return [written, written, own.removed(rest), read, read]
+def _tried(own: Writes, rest: Writes, read: Tensor) -> dict[str, Tensor]:
+    """What each way of taking writers or readers out has lost."""
+    return {AT_SITE: own.removed_at_site(rest), IN_PLACE: own.removed(rest), HELD: read}
 
 
 def _agree(
-    told: Mapping[str, Tensor], tried: Sequence[Tensor], into: dict[str, list[float]]
+    told: Mapping[str, tuple[Tensor, str]],
+    tried: Mapping[str, Tensor],
+    into: dict[str, list[float]],
 ) -> None:
-    """Add the rank correlation of each way with what taking writers or readers out has lost."""
-    for (way, parts), lost in zip(told.items(), tried, strict=True):
-        into.setdefault(way, []).append(float(spearmanr(parts, lost).statistic))
+    """Add the rank correlation of what each way tells with what its way of taking out has lost."""
+    for way, (parts, taken) in told.items():
+        into.setdefault(way, []).append(float(spearmanr(parts, tried[taken]).statistic))
 
 
 def evoked(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
@@ -444,7 +456,7 @@ def evoked(bench: Bench, vectors: EmotionVectors, layer: int) -> pd.DataFrame:
     found: list[float] = []
     null: list[float] = []
     for emotion in track(TRACED, "evoking words", len(TRACED), "emotions"):
-        scene = bench.scenes[most_raised(emotion, tuple(bench.scenes))[0]]
+        scene = bench.scenes[most_raised(emotion, tuple(bench.scenes), world=bench.world)[0]]
         trial = scene.after(emotion)
         told = evoking_words(trial, vectors, emotion, layer)
         by = told.groupby("span").evoked.sum()

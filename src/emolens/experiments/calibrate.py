@@ -45,10 +45,12 @@ from emolens.kinds import (
 )
 from emolens.model import HookedModel
 from emolens.organism import (
+    CHECKPOINTS,
     SCENES,
     organism_dialogues,
     organism_stories,
     organism_told_stories,
+    organism_world,
 )
 from emolens.positions import span
 from emolens.probes import lda_vectors, logistic_vectors
@@ -234,7 +236,7 @@ def calibrate(
     scenes: Sequence[str] = SCENES,
     random_count: int = NULL_DIRECTIONS,
     seed: int = 0,
-    world: str = "narrow",
+    world: str | None = None,
 ) -> Calibration:
     """Measure methods of finding emotion vectors against the organism's planted truth.
 
@@ -248,8 +250,9 @@ def calibrate(
         random_count: directions drawn by chance that steps are held against; the default tells a
             share of 95% to a point.
         seed: of texts and random directions.
-        world: whose emotions, `"narrow"` or `"wide"` (`organism_world` tells a model's). Of the
-            wide one's 171 every seventh is removed; all else is of all.
+        world: whose emotions, `"narrow"` or `"wide"`; by default those of a shipped checkpoint, the
+            narrow ones for another model (`organism_world` tells a folder's). Of the wide world's
+            171 every seventh is removed; all else is of all.
 
     Returns:
         Every measure of `MEASURES` for every method and kind, with a 95% interval over emotions
@@ -269,6 +272,8 @@ def calibrate(
     """
     if not (methods or kinds) or not scenes:
         raise SelectionError("nothing to calibrate: pass at least one method and one scene")
+    if world is None:
+        world = organism_world(model.name) if model.name in CHECKPOINTS else "narrow"
     bench = prepare(model, scenes, seed, random_count, world)
     ways = {name: (method, bench.stories) for name, method in methods.items()}
     for read in kinds:

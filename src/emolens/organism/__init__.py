@@ -336,7 +336,7 @@ def most_raised(
         (scene, name): planted_probability(scene, name, emotion, world=world)
         - planted_probability(scene, name, NEUTRAL, world=world)
         for scene in scenes
-        for name in load_world().scene(scene).verbs
+        for name in load_world(world).scene(scene).verbs
     }
     return max(excess, key=excess.__getitem__)
 
