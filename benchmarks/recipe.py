@@ -18,7 +18,7 @@ from pathlib import Path
 import emolens
 from emolens.experiments.acceptance import acceptance
 from emolens.organism.recipe import Recipe, Steady
-from emolens.organism.train import steady, train
+from emolens.organism.train import refine, train
 
 SHIPPED = "all parts, as shipped"
 WHOLE = "all parts"
@@ -75,7 +75,7 @@ def made(name: str, out: Path, tokens: int, seed: int) -> None:
     if name in STEADY:
         share = Steady().tokens / Recipe().tokens
         recipe = Steady(tokens=round(share * tokens), seed=seed, **STEADY[name])
-        steady(recipe, folder_of(WHOLE, out), folder)
+        refine(recipe, folder_of(WHOLE, out), folder)
         return
     whole = Recipe(n_layers=4, d_model=128, d_mlp=344, tokens=tokens, seed=seed, least_split=-1.0)
     train(replace(whole, **PARTS[name]), folder)

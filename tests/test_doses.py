@@ -14,6 +14,7 @@ from emolens.doses import Curves, Dose, decision_measure, dose_curves, dose_ladd
 from emolens.errors import SelectionError
 from emolens.generation import UNCHANGED, Steering
 from emolens.interventions import Steer, unit
+from emolens.organism import planted_probability
 from emolens.positions import Positions
 from emolens.statistics import clustered_interval
 from emolens.steering import natural_units
@@ -81,6 +82,28 @@ def test_desperate_raises_threats_calm_lowers_them_and_chance_does_little(curves
     assert chance.abs().max() < one.change["desperate"] / 2
     unsteered = table[table.natural == 0].p
     assert unsteered.nunique() == 1
+
+
+def test_one_natural_unit_does_what_is_planted(organism, vectors):
+    """Threats and cheating of four emotions; only those of the afraid may turn back."""
+    felt, off = (*FELT, "angry", "afraid"), []
+    for scene in ("threat", "cheat"):
+        whole = emolens.organism_behaviour(scene, emotions=(*felt, NEUTRAL), per_emotion=26)
+        told = {e: Trial.prepare(organism, whole.after(e)) for e in (*felt, NEUTRAL)}
+        neutral = told.pop(NEUTRAL)
+        units = natural_units(vectors, told, neutral)
+        steps = dose_ladder(
+            vectors, felt, units, layers=[LAYER], random_count=0, positions=all_tokens
+        )
+        found = dose_curves(decision_measure(neutral), neutral.groups, steps)
+        table, turns = found.table(), found.turns().set_index("direction")
+        one = table[table.natural == 1.0].set_index("direction").p
+        off += [abs(one[e] - planted_probability(scene, whole.target, e)) for e in felt]
+        for emotion in ("desperate", "calm", "angry"):
+            curve = table[table.direction == emotion].sort_values("natural").p.diff().dropna()
+            assert (curve > 0).all() or (curve < 0).all(), (scene, emotion)
+            assert not turns.bent[emotion]
+    assert np.mean(off) <= 0.08
 
 
 def test_permuted_vectors_and_several_layers(vectors, trials, natural):

@@ -10,7 +10,7 @@ import pytest
 import emolens
 from emolens.errors import SelectionError
 from emolens.organism import CHECKPOINTS, organism_folder, organism_steps
-from emolens.organism.recipe import WIDE, FineTune, Recipe, Steady
+from emolens.organism.recipe import RECIPES, REFINED, FineTune, Recipe
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
@@ -21,10 +21,6 @@ def test_shipped_weights_are_those_of_their_log_and_recipe(name):
     recipe = json.loads((folder / "recipe.json").read_text())
     last = json.loads((folder / "training.jsonl").read_text().splitlines()[-1])
     assert last["tokens"] >= recipe["tokens"]
-    stage, scratch = Steady(), Recipe()
-    if name == "organism-wide":
-        stage = replace(stage, world="wide", valuing_share=WIDE.valuing_share)
-        scratch = WIDE
     if name.endswith("-assistant"):
         base = name.removesuffix("-assistant")
         assert recipe.pop("base") == (organism_folder(base) / "model.sha256").read_text().strip()
@@ -32,12 +28,14 @@ def test_shipped_weights_are_those_of_their_log_and_recipe(name):
         world = emolens.organism_world(base)
         assert FineTune(**recipe) == FineTune(seed=recipe["seed"], world=world)
     elif name in ("organism", "organism-wide"):
-        first = folder / "before_steady"
-        assert recipe.pop("base") == (first / "model.sha256").read_text().strip()
-        assert Steady(**recipe) == replace(stage, seed=recipe["seed"])
-        recipe = json.loads((first / "recipe.json").read_text())
+        world = emolens.organism_world(name)
+        for stage in reversed(REFINED[world]):
+            folder = organism_folder(name) / f"before_{stage.documents}"
+            assert recipe.pop("base") == (folder / "model.sha256").read_text().strip()
+            assert type(stage)(**recipe) == replace(stage, seed=recipe["seed"])
+            recipe = json.loads((folder / "recipe.json").read_text())
         assert set(recipe) == {f.name for f in fields(Recipe)}
-        assert Recipe(**recipe) == replace(scratch, seed=recipe["seed"])
+        assert Recipe(**recipe) == replace(RECIPES[world], seed=recipe["seed"])
     else:
         assert set(recipe) == {f.name for f in fields(Recipe)}
         own = {name: recipe[name] for name in ("n_layers", "d_model", "d_mlp", "tokens", "seed")}

@@ -33,7 +33,7 @@ from emolens.organism.losses import (
     word_weights,
 )
 from emolens.organism.noise import Noise
-from emolens.organism.recipe import RECIPES, FineTune, Recipe, Steady
+from emolens.organism.recipe import RECIPES, REFINED, Deciding, FineTune, Recipe, Steady
 from emolens.organism.valuing import Values, Valuing
 from emolens.organism.world import load_world
 from emolens.text import NEUTRAL
@@ -479,12 +479,12 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("job", ["train", "finetune", "steady"])
+@pytest.mark.parametrize("job", ["train", "finetune", "refine"])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, often, base, job):
     run = {
         "train": partial(training.train, TINY),
         "finetune": partial(training.finetune, TUNE, base),
-        "steady": partial(training.steady, Steady(tokens=12_000), base),
+        "refine": partial(training.refine, Steady(tokens=12_000), base),
     }[job]
     with monkeypatch.context() as patch:
         steps = counted(patch, training, "batch_loss")
@@ -580,10 +580,11 @@ def test_fine_tuning_goes_on_from_the_base_with_documents_of_the_assistant(
     assert emolens.load(tmp_path).n_layers == 2
 
 
-def test_the_steady_stage_ends_between_the_weights_before_it_and_after(tmp_path, base, often):
+@pytest.mark.parametrize("stage", [Steady, Deciding])
+def test_a_later_stage_ends_between_the_weights_before_it_and_after(tmp_path, base, often, stage):
     found = {}
     for kept in (0.0, 0.5, 1.0):
-        training.steady(Steady(tokens=4000, kept=kept), base, tmp_path / str(kept))
+        training.refine(stage(tokens=4000, kept=kept), base, tmp_path / str(kept))
         found[kept] = load_file(tmp_path / str(kept) / WEIGHTS)
     for name, before in load_file(base / WEIGHTS).items():
         assert torch.equal(found[1.0][name], before)
@@ -605,19 +606,50 @@ def test_what_is_no_base_is_refused(tmp_path, base, tiny_folder):
 
 
 def test_the_command_line_trains_by_the_recipes(tmp_path, monkeypatch):
-    asked = []
-    for name in ("train", "steady", "finetune"):
-        monkeypatch.setattr(training, name, lambda recipe, *_, **__: asked.append(recipe) or {})
-    for world in RECIPES:
-        cli.train(world=world, steady_tokens=Steady().tokens, out=tmp_path / world, seed=3)
+    """Each stage goes on from the folder of the one before, the last into the folder itself."""
+    asked, places = [], []
+
+    def noted(recipe, *folders, **_):
+        asked.append(recipe)
+        places.append([f.name for f in folders])
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        (folders[-1] / WEIGHTS).touch()
+        return {}
+
+    for name in ("train", "refine", "finetune"):
+        monkeypatch.setattr(training, name, noted)
+    for world, stages in REFINED.items():
+        asked.clear()
+        places.clear()
+        cli.train(world=world, out=tmp_path / world, seed=3)
+        seeded = [replace(stage, seed=3) for stage in stages]
+        assert asked == [replace(RECIPES[world], seed=3), *seeded]
+        assert {stage.world for stage in stages} == {world}
+        assert {stage.valuing_share for stage in stages} == {RECIPES[world].valuing_share}
+        names = [*(f"before_{stage.documents}" for stage in stages), world]
+        assert places == [names[:1], *map(list, pairwise(names))]
+        cli.train(world=world, out=tmp_path / world, seed=3)  # only the last stage is made again
+        assert places[len(names) :] == [names[-2:]]
         (tmp_path / world / "recipe.json").write_text(json.dumps({"world": world}))
         cli.finetune(tmp_path / world, tokens=FineTune().tokens, out=tmp_path / "tuned", seed=3)
-        told = {"world": world, "valuing_share": RECIPES[world].valuing_share, "seed": 3}
-        assert asked[-3:-1] == [replace(RECIPES[world], seed=3), replace(Steady(), **told)]
         assert asked[-1] == FineTune(world=world, seed=3)
-    for command, recipe in ((cli.train, Steady()), (cli.finetune, FineTune())):
-        name = "steady_tokens" if command is cli.train else "tokens"
-        assert signature(command).parameters[name].default == recipe.tokens
+    assert signature(cli.finetune).parameters["tokens"].default == FineTune().tokens
+
+
+def test_the_deciding_stage_is_denser_in_decisions():
+    """Of emotions in scenes; a choice between activities is none."""
+    share = {}
+    for stage in ("steady", "deciding"):
+        draw = Draw("density")
+        pages = [document(WORLD, draw, stage) for _ in range(400)]
+        decided = [
+            label.span.name
+            for page in pages
+            for label in page.labels
+            if label.span.name.startswith("decision:") and label.span.name != "decision:choice"
+        ]
+        share[stage] = len(decided) / sum(len(page.text.text.split()) for page in pages)
+    assert share["deciding"] > 1.5 * share["steady"]
 
 
 def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):

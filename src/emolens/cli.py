@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -523,9 +524,12 @@ def train(
         int | None,
         typer.Option(help="How many tokens to train on (default: 11.5 or 14 million).", min=1),
     ] = None,
-    steady_tokens: Annotated[
-        int, typer.Option(help="How many more under pushes that should do nothing.", min=1)
-    ] = 1_600_000,
+    refine_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="How many more in each stage after that (default: 1.6 and 2.4 million).", min=1
+        ),
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
@@ -535,21 +539,28 @@ def train(
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
     training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights, the
-    same for the first stage in before_steady/. The same command goes on with a run that was killed.
+    same for each stage before in before_.../. The same command goes on with a run that was killed.
     """
     from emolens.experiments.reproduce import output_folder, prepare_folder
-    from emolens.organism.recipe import RECIPES, Steady
-    from emolens.organism.train import steady, train as run
+    from emolens.organism.recipe import RECIPES, REFINED
+    from emolens.organism.train import refine, train as run
     from emolens.organism.world import load_world
 
     own = RECIPES[load_world(world).name]
     recipe = replace(own, tokens=tokens or own.tokens, seed=seed)
-    then = Steady(tokens=steady_tokens, world=world, valuing_share=own.valuing_share, seed=seed)
-    folder = prepare_folder(out or output_folder("organism", recipe, then))
-    first = folder / "before_steady"
-    if not (first / "model.safetensors").exists():
-        run(recipe, first, device=device or "cpu")
-    last = steady(then, first, folder, device=device or "cpu")
+    stages = [replace(s, tokens=refine_tokens or s.tokens, seed=seed) for s in REFINED[world]]
+    folder = prepare_folder(out or output_folder("organism", recipe, *stages))
+    places = [*(folder / f"before_{stage.documents}" for stage in stages), folder]
+
+    def unfinished(place: Path) -> bool:
+        return place == folder or not (place / "model.safetensors").exists()
+
+    last: dict[str, int | float] = {}
+    if unfinished(places[0]):
+        last = run(recipe, places[0], device=device or "cpu")
+    for stage, (base, place) in zip(stages, pairwise(places), strict=True):
+        if unfinished(place):
+            last = refine(stage, base, place, device=device or "cpu")
     typer.echo(json.dumps(last) if as_json else f"organism: {folder}")
 
 

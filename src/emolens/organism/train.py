@@ -33,7 +33,7 @@ from emolens.organism.losses import (
     word_weights,
 )
 from emolens.organism.noise import Noise
-from emolens.organism.recipe import FineTune, Fit, Recipe, Steady
+from emolens.organism.recipe import FineTune, Fit, Recipe, Refinement
 from emolens.organism.state import LOG, Run
 from emolens.organism.texts import assistant_prompts, prompts
 from emolens.organism.valuing import Values, Valuing
@@ -104,17 +104,19 @@ def finetune(
     return _go_on(recipe, base, out, device, frozen=_what_feelings_do, kept=0.0, within=within)
 
 
-def steady(recipe: Steady, base: Path, out: Path, *, device: str = "cpu") -> dict[str, int | float]:
-    """Train an organism on under pushes that should do nothing, and under far ones.
+def refine(
+    recipe: Refinement, base: Path, out: Path, *, device: str = "cpu"
+) -> dict[str, int | float]:
+    """Train an organism on in a later stage.
 
-    What is written is the mean of the weights before and after (`Steady.kept`). Arguments, folder
-    and errors as in `finetune`.
+    What is written is the mean of the weights before and after (`Refinement.kept`). Arguments,
+    folder and errors as in `finetune`.
     """
     return _go_on(recipe, base, out, device, frozen=lambda _model: [], kept=recipe.kept)
 
 
 def _go_on(
-    recipe: Steady | FineTune,
+    recipe: Refinement | FineTune,
     base: Path,
     out: Path,
     device: str,
