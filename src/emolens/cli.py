@@ -535,7 +535,7 @@ def train(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the organism from scratch (about 80 minutes; the wide one 100 on two cores).
+    """Train the organism from scratch (about 90 minutes; the wide one 100 on two cores).
 
     In: the world and grammar of the package. Out: a Hugging Face folder with safetensors,
     training.jsonl (loss and P(cheat) as they went), recipe.json and the hash of the weights, the
