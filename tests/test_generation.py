@@ -49,7 +49,7 @@ def pushes(count):
     made = []
     for i in range(count):
         steps = {
-            k: Steer(1.0 * (i % 5) * torch.randn(WIDTH, generator=draw))
+            k: Steer(1.5 * (i % 5) * torch.randn(WIDTH, generator=draw))
             for k in range(i % LAYERS + 1)
         }
         if i % 3 == 0:  # a clamp, which is no addition
@@ -97,8 +97,7 @@ def test_a_steered_text_is_that_of_whole_passes_changed_token_by_token(organism,
     bare = generate(organism, texts, tokens=8, temperature=0.0)
     told = [without_cache(organism, t, p, 8) for t, p in zip(texts, plans, strict=True)]
     assert [w.split() for w in written] == [t.split() for t in told]
-    differ = sum(w != b for w, b in zip(written, bare, strict=True))
-    assert differ >= len(texts) // 3  # by random pushes, which the organism answers little
+    assert sum(w != b for w, b in zip(written, bare, strict=True)) >= len(texts) // 2
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -550,16 +550,12 @@ def train(
     recipe = replace(own, tokens=tokens or own.tokens, seed=seed)
     stages = [replace(s, tokens=refine_tokens or s.tokens, seed=seed) for s in REFINED[world]]
     folder = prepare_folder(out or output_folder("organism", recipe, *stages))
-    places = [*(folder / f"before_{stage.documents}" for stage in stages), folder]
-
-    def unfinished(place: Path) -> bool:
-        return place == folder or not (place / "model.safetensors").exists()
-
-    last: dict[str, int | float] = {}
-    if unfinished(places[0]):
-        last = run(recipe, places[0], device=device or "cpu")
-    for stage, (base, place) in zip(stages, pairwise(places), strict=True):
-        if unfinished(place):
+    before = [folder / f"before_{stage.documents}" for stage in stages]
+    finished = [place for place in before if (place / "model.safetensors").exists()]
+    if before[0] not in finished:
+        run(recipe, before[0], device=device or "cpu")
+    for stage, (base, place) in zip(stages, pairwise([*before, folder]), strict=True):
+        if place not in finished:
             last = refine(stage, base, place, device=device or "cpu")
     typer.echo(json.dumps(last) if as_json else f"organism: {folder}")
 

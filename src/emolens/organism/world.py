@@ -317,7 +317,7 @@ def load_world(name: str = "narrow") -> World:
     if name == "wide":
         wide = _toml("wide")
         emotions = _with_members(emotions, wide)
-        documents = {k: plan | wide["documents"].get(k, {}) for k, plan in documents.items()}
+        documents = {stage: plan | wide["documents"][stage] for stage, plan in documents.items()}
         reading = wide["reading"]
     persona = Persona(**raw["persona"])
     answers = {e.name: persona.answers.get(e.group, {}) for e in emotions.values()}
